@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -39,7 +40,8 @@ type Record struct {
 }
 
 // Tx is the part of a transaction that Append needs. [SQL] makes one of a
-// *sql.Tx; the package outbox/pgxoutbox of a pgx.Tx.
+// *sql.Tx; the package outbox/pgxoutbox of a pgx.Tx. One with a method
+// Arrays() bool that returns true takes slices as PostgreSQL arrays.
 type Tx interface {
 	Exec(ctx context.Context, query string, args ...any) error
 	// Query calls each for every row, with the row's Scan.
@@ -76,14 +78,9 @@ func AppendReserved(ctx context.Context, tx Tx, h *Handoff, evs ...events.Event)
 	}
 	recorded := now.Truncate(time.Microsecond)
 	records := make([]Record, len(evs))
-	conflict := false
-	for start := 0; start < len(evs); start += maxRows {
-		end := min(start+maxRows, len(evs))
-		clash, err := appendRows(ctx, tx, h, recorded, evs[start:end], records[start:end])
-		if err != nil {
-			return nil, err
-		}
-		conflict = conflict || clash
+	conflict, err := appendRows(ctx, tx, h, recorded, evs, records)
+	if err != nil {
+		return nil, err
 	}
 	if h != nil {
 		h.add(evs, records)
@@ -94,19 +91,110 @@ func AppendReserved(ctx context.Context, tx Tx, h *Handoff, evs ...events.Event)
 	return records, nil
 }
 
-// maxRows keeps the parameters of one statement under the limits of both databases.
-const maxRows = 128
-
 type eventKey struct{ id, environment string }
 
+// batch is one group of events on its way into the tables.
+type batch struct {
+	evs      []events.Event
+	recorded time.Time
+	state    int16
+	due      time.Time
+	owner    string
+}
+
 func appendRows(ctx context.Context, tx Tx, h *Handoff, recorded time.Time, evs []events.Event, records []Record) (conflict bool, err error) {
-	args := make([]any, 0, len(evs)*9)
-	for _, ev := range evs {
-		args = append(args, ev.ID, ev.EnvironmentID, ev.Type, ev.OrganizationID, ev.UserID(), ev.Subject(),
-			ev.OccurredAt.UnixNano(), recorded.UnixMicro(), ev.Body())
+	b := batch{evs: evs, recorded: recorded, due: recorded}
+	if h != nil {
+		b.state, b.owner, b.due = relayed, h.relay.Owner, recorded.Add(h.relay.lease())
+	}
+	insert := b.insertValues
+	if a, ok := tx.(interface{ Arrays() bool }); ok && a.Arrays() {
+		insert = b.insertArrays
 	}
 	added := make(map[eventKey]int64, len(evs))
-	err = tx.Query(ctx, func(scan func(...any) error) error {
+	if err := insert(ctx, tx, added); err != nil {
+		return false, fmt.Errorf("insert events: %w", err)
+	}
+	for i, ev := range evs {
+		k := eventKey{ev.ID, ev.EnvironmentID}
+		if seq, ok := added[k]; ok {
+			delete(added, k) // a second copy in the same call is a duplicate of the first
+			records[i] = Record{Status: Added, Seq: seq, RecordedAt: recorded}
+			continue
+		}
+		if records[i], err = compare(ctx, tx, ev); err != nil {
+			return false, err
+		}
+		conflict = conflict || records[i].Status == Conflict
+	}
+	return conflict, nil
+}
+
+const (
+	eventColumns = `INSERT INTO handover_events (id, environment_id, type, organization_id, user_id, subject, occurred_at, recorded_at, body) `
+	unlessKnown  = ` ON CONFLICT (id, environment_id) DO NOTHING RETURNING seq, id, environment_id`
+	rowColumns   = `INSERT INTO handover_outbox (event_seq, subject, state, due_at, owner) `
+)
+
+// insertValues works on any driver. Statements come in sizes of powers of two,
+// so that there are few texts to prepare.
+func (b *batch) insertValues(ctx context.Context, tx Tx, added map[eventKey]int64) error {
+	args := make([]any, 0, maxRows*9)
+	for part := range powersOfTwo(b.evs) {
+		args = args[:0]
+		for _, ev := range part {
+			args = append(args, ev.ID, ev.EnvironmentID, ev.Type, ev.OrganizationID, ev.UserID(), ev.Subject(),
+				ev.OccurredAt.UnixNano(), b.recorded.UnixMicro(), ev.Body())
+		}
+		if err := tx.Query(ctx, collect(added), eventColumns+values(9, len(part))+unlessKnown, args...); err != nil {
+			return err
+		}
+	}
+	type row struct {
+		seq     int64
+		subject string
+	}
+	rows := make([]row, 0, len(added))
+	once := make(map[int64]bool, len(added))
+	for _, ev := range b.evs {
+		if seq, ok := added[eventKey{ev.ID, ev.EnvironmentID}]; ok && !once[seq] {
+			once[seq] = true
+			rows = append(rows, row{seq, ev.Subject()})
+		}
+	}
+	for part := range powersOfTwo(rows) {
+		args = args[:0]
+		for _, r := range part {
+			args = append(args, r.seq, r.subject, b.state, b.due.UnixMicro(), b.owner)
+		}
+		if err := tx.Exec(ctx, rowColumns+values(5, len(part)), args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// insertArrays is one round trip, where the driver passes arrays.
+func (b *batch) insertArrays(ctx context.Context, tx Tx, added map[eventKey]int64) error {
+	n := len(b.evs)
+	ids, environments, types, organizations := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	users, subjects, occurred, bodies := make([]string, n), make([]string, n), make([]int64, n), make([][]byte, n)
+	for i, ev := range b.evs {
+		ids[i], environments[i], types[i], organizations[i] = ev.ID, ev.EnvironmentID, ev.Type, ev.OrganizationID
+		users[i], subjects[i], occurred[i], bodies[i] = ev.UserID(), ev.Subject(), ev.OccurredAt.UnixNano(), ev.Body()
+	}
+	return tx.Query(ctx, collect(added), `WITH e AS (`+eventColumns+`
+SELECT u.id, u.environment_id, u.type, u.organization_id, u.user_id, u.subject, u.occurred_at, $1::bigint, u.body
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bytea[])
+  AS u(id, environment_id, type, organization_id, user_id, subject, occurred_at, body)`+unlessKnown+`, subject),
+o AS (`+rowColumns+`SELECT seq, subject, $10::smallint, $11::bigint, $12::text FROM e)
+SELECT seq, id, environment_id FROM e`,
+		b.recorded.UnixMicro(), ids, environments, types, organizations, users, subjects, occurred, bodies,
+		b.state, b.due.UnixMicro(), b.owner)
+}
+
+func collect(added map[eventKey]int64) func(scan func(...any) error) error {
+	return func(scan func(...any) error) error {
 		var k eventKey
 		var seq int64
 		if err := scan(&seq, &k.id, &k.environment); err != nil {
@@ -114,40 +202,7 @@ func appendRows(ctx context.Context, tx Tx, h *Handoff, recorded time.Time, evs 
 		}
 		added[k] = seq
 		return nil
-	}, insertText(insertEvents, 9, len(evs), onConflictReturning), args...)
-	if err != nil {
-		return false, fmt.Errorf("insert events: %w", err)
 	}
-
-	state, owner, due := pending, "", recorded
-	if h != nil {
-		state, owner, due = relayed, h.relay.Owner, recorded.Add(h.relay.lease())
-	}
-	args = args[:0]
-	var known []int
-	for i, ev := range evs {
-		k := eventKey{ev.ID, ev.EnvironmentID}
-		seq, ok := added[k]
-		if !ok {
-			known = append(known, i)
-			continue
-		}
-		delete(added, k) // a second copy in the same call is a duplicate of the first
-		records[i] = Record{Status: Added, Seq: seq, RecordedAt: recorded}
-		args = append(args, seq, ev.Subject(), state, due.UnixMicro(), owner)
-	}
-	if n := len(args) / 5; n > 0 {
-		if err := tx.Exec(ctx, insertText(insertOutbox, 5, n, ""), args...); err != nil {
-			return false, fmt.Errorf("insert outbox rows: %w", err)
-		}
-	}
-	for _, i := range known {
-		if records[i], err = compare(ctx, tx, evs[i]); err != nil {
-			return false, err
-		}
-		conflict = conflict || records[i].Status == Conflict
-	}
-	return conflict, nil
 }
 
 func compare(ctx context.Context, tx Tx, ev events.Event) (Record, error) {
@@ -175,17 +230,30 @@ func compare(ctx context.Context, tx Tx, ev events.Event) (Record, error) {
 	return rec, nil
 }
 
-const (
-	insertEvents        = `INSERT INTO handover_events (id, environment_id, type, organization_id, user_id, subject, occurred_at, recorded_at, body) VALUES `
-	onConflictReturning = ` ON CONFLICT (id, environment_id) DO NOTHING RETURNING seq, id, environment_id`
-	insertOutbox        = `INSERT INTO handover_outbox (event_seq, subject, state, due_at, owner) VALUES `
-)
+// maxRows keeps the parameters of one statement under the limits of both databases.
+const maxRows = 64
 
-// insertText writes an INSERT of several rows.
-func insertText(head string, columns, rows int, tail string) string {
+// powersOfTwo cuts a list into parts of 64, 32, … 1.
+func powersOfTwo[T any](all []T) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		for size := maxRows; len(all) > 0; {
+			if len(all) < size {
+				size /= 2
+				continue
+			}
+			if !yield(all[:size]) {
+				return
+			}
+			all = all[size:]
+		}
+	}
+}
+
+// values writes VALUES ($1, $2), ($3, $4)…
+func values(columns, rows int) string {
 	var b strings.Builder
-	b.Grow(len(head) + rows*columns*6 + len(tail))
-	b.WriteString(head)
+	b.Grow(rows * columns * 6)
+	b.WriteString("VALUES ")
 	for p := range rows * columns {
 		switch {
 		case p == 0:
@@ -198,14 +266,22 @@ func insertText(head string, columns, rows int, tail string) string {
 		b.WriteString(strconv.Itoa(p + 1))
 	}
 	b.WriteString(")")
-	b.WriteString(tail)
 	return b.String()
 }
 
 // SQL makes a [Tx] of a database/sql transaction.
-func SQL(tx *sql.Tx) Tx { return sqlTx{tx} }
+func SQL(tx *sql.Tx) Tx { return sqlTx{tx, false} }
 
-type sqlTx struct{ tx *sql.Tx }
+// SQLArrays is [SQL] for a driver that passes slices as PostgreSQL arrays, as
+// pgx's stdlib package does: one round trip, however many events.
+func SQLArrays(tx *sql.Tx) Tx { return sqlTx{tx, true} }
+
+type sqlTx struct {
+	tx     *sql.Tx
+	arrays bool
+}
+
+func (t sqlTx) Arrays() bool { return t.arrays }
 
 func (t sqlTx) Exec(ctx context.Context, query string, args ...any) error {
 	_, err := t.tx.ExecContext(ctx, query, args...)

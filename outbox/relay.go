@@ -60,8 +60,8 @@ type Relay struct {
 	Poll   time.Duration // how often to look for rows that nobody announced; default 1 s
 	Lease  time.Duration // how long a claimed row is left alone; default 60 s
 
-	Now     func() time.Time           // default time.Now
-	Log     *slog.Logger               // default none
+	Now     func() time.Time            // default time.Now
+	Log     *slog.Logger                // default none
 	Observe func(events int, err error) // told of every publish; default none
 
 	once     sync.Once
@@ -304,6 +304,13 @@ func (h *Handoff) add(evs []events.Event, records []Record) {
 		h.seqs = append(h.seqs, records[i].Seq)
 		h.msgs = append(h.msgs, newMessage(records[i].Seq, ev.ID, ev.EnvironmentID, ev.Type, ev.OrganizationID, ev.Subject(),
 			records[i].RecordedAt.UnixMicro(), ev.Body()))
+	}
+}
+
+// Reset forgets what was appended, when its transaction is repeated.
+func (h *Handoff) Reset() {
+	if h != nil {
+		h.msgs, h.seqs = nil, nil
 	}
 }
 

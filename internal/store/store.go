@@ -57,13 +57,14 @@ type Store struct {
 	read  *sql.DB
 	dialect
 	box box
+	ids *ids
 	now func() time.Time
 }
 
 // Open opens the database, brings its schema up to date under a lock, and
 // checks that the master key fits it.
 func Open(ctx context.Context, c Config) (*Store, error) {
-	s := &Store{now: c.Now}
+	s := &Store{now: c.Now, ids: newIDs()}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -110,7 +110,7 @@ CREATE INDEX source_secrets_source ON source_secrets (source_id);
 CREATE TABLE inbox (
   source_id   text   NOT NULL,
   webhook_id  text   NOT NULL,
-  event_seq   integer NOT NULL,
+  event_id    text   NOT NULL,
   body_hash   blob  NOT NULL,
   received_at integer NOT NULL,
   PRIMARY KEY (source_id, webhook_id)

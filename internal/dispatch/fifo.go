@@ -1,0 +1,30 @@
+package dispatch
+
+import "github.com/handover-dev/handover/internal/store"
+
+// fifo is a queue that reuses its memory and gives it back when it was large.
+type fifo struct {
+	items []store.Claimed
+	head  int
+}
+
+func (f *fifo) len() int { return len(f.items) - f.head }
+
+func (f *fifo) push(c store.Claimed) { f.items = append(f.items, c) }
+
+func (f *fifo) pop() store.Claimed {
+	c := f.items[f.head]
+	f.items[f.head] = store.Claimed{}
+	f.head++
+	switch {
+	case f.head == len(f.items) && cap(f.items) > 1024:
+		f.items, f.head = nil, 0
+	case f.head == len(f.items):
+		f.items, f.head = f.items[:0], 0
+	case f.head >= 512 && f.head*2 >= len(f.items):
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	return c
+}

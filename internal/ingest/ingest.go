@@ -1,0 +1,127 @@
+// Package ingest is the one way in: whatever records an event, an inbound
+// webhook or a call of the API, comes through a Recorder, which commits what
+// arrives at the same time in one transaction and hands it to the relay.
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/internal/groupcommit"
+	"github.com/handover-dev/handover/internal/store"
+	"github.com/handover-dev/handover/outbox"
+)
+
+// Errors of Record. After any of them nothing of the request was recorded.
+var (
+	ErrEventConflict       = store.ErrEventConflict
+	ErrWebhookConflict     = store.ErrWebhookConflict
+	ErrIdempotencyConflict = store.ErrIdempotencyConflict
+	// ErrUnavailable means that the database could not be reached, or not be
+	// written. The same request may be sent again.
+	ErrUnavailable = errors.New("nothing can be recorded now")
+)
+
+// A Request is what one caller wants recorded: all of it or nothing.
+type Request struct {
+	Events      []events.Event
+	Inbox       *Inbox       // for an inbound webhook
+	Idempotency *Idempotency // for a request that its caller named
+}
+
+// Inbox is what makes an inbound webhook known.
+type Inbox struct {
+	SourceID, WebhookID string
+	BodyHash            [32]byte
+}
+
+// Idempotency is the name that a caller gave to a request.
+type Idempotency struct {
+	APIKeyID, Key string
+	RequestHash   [32]byte
+}
+
+// A Result tells what became of a request's events, in their order. For a
+// repeated request the IDs are those of the first time.
+type Result struct {
+	IDs        []string
+	Duplicates []bool
+}
+
+// A Recorder records requests. Run must be running.
+type Recorder struct {
+	Store *store.Store
+	Relay *outbox.Relay
+	// OnAccept is told how many events were recorded; default none.
+	OnAccept func(events int)
+
+	group groupcommit.Group[*store.Acceptance]
+}
+
+// NewRecorder returns a Recorder over a store and the relay of this process.
+func NewRecorder(s *store.Store, relay *outbox.Relay) *Recorder {
+	r := &Recorder{Store: s, Relay: relay}
+	r.group.Commit = r.commit
+	r.group.Max = 256
+	r.group.Workers = 1
+	if s.Dialect() == outbox.Postgres {
+		r.group.Workers = 2
+	}
+	return r
+}
+
+// Run commits until ctx ends.
+func (r *Recorder) Run(ctx context.Context) error { return r.group.Run(ctx) }
+
+// Record returns when the request is committed, or certainly is not.
+func (r *Recorder) Record(ctx context.Context, req Request) (Result, error) {
+	a := &store.Acceptance{Events: req.Events}
+	if req.Inbox != nil {
+		a.SourceID, a.WebhookID, a.BodyHash = req.Inbox.SourceID, req.Inbox.WebhookID, req.Inbox.BodyHash
+	}
+	if req.Idempotency != nil {
+		a.APIKeyID, a.IdempotencyKey, a.RequestHash = req.Idempotency.APIKeyID, req.Idempotency.Key, req.Idempotency.RequestHash
+	}
+	if err := r.group.Do(ctx, a); err != nil {
+		for _, known := range []error{ErrEventConflict, ErrWebhookConflict, ErrIdempotencyConflict} {
+			if errors.Is(err, known) {
+				return Result{}, err
+			}
+		}
+		return Result{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if a.Repeated {
+		res := Result{IDs: a.IDs, Duplicates: make([]bool, len(a.IDs))}
+		for i := range res.Duplicates {
+			res.Duplicates[i] = true
+		}
+		return res, nil
+	}
+	res := Result{IDs: make([]string, len(a.Records)), Duplicates: make([]bool, len(a.Records))}
+	for i, rec := range a.Records {
+		res.IDs[i], res.Duplicates[i] = req.Events[i].ID, rec.Status == outbox.Duplicate
+	}
+	return res, nil
+}
+
+func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
+	n := 0
+	for _, a := range as {
+		n += len(a.Events)
+	}
+	h := r.Relay.Reserve(n)
+	if err := r.Store.Accept(ctx, h, as); err != nil {
+		h.Cancel()
+		return err
+	}
+	h.Commit()
+	if h == nil {
+		r.Relay.Wake()
+	}
+	if r.OnAccept != nil {
+		r.OnAccept(n)
+	}
+	return nil
+}

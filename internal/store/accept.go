@@ -1,0 +1,200 @@
+package store
+
+import (
+	"context"
+	"crypto/subtle"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/outbox"
+)
+
+// An Acceptance is one request to record events: all of them or none.
+type Acceptance struct {
+	Events []events.Event
+
+	// Set for an inbound webhook: the pair makes it known, the hash tells
+	// whether a second one is the same.
+	SourceID, WebhookID string
+	BodyHash            [32]byte
+
+	// Set when the caller named the request.
+	APIKeyID, IdempotencyKey string
+	RequestHash              [32]byte
+
+	// Records are set by Accept, in the order of Events.
+	Records []outbox.Record
+	// Repeated is set when this request was accepted before. IDs are then those
+	// of the first time.
+	Repeated bool
+	IDs      []string
+}
+
+// Errors of Accept. Each is of one acceptance; nothing of it was recorded.
+var (
+	ErrEventConflict       = outbox.ErrConflict
+	ErrWebhookConflict     = errors.New("this webhook-id came before with another body")
+	ErrIdempotencyConflict = errors.New("this idempotency key was used before with another body")
+)
+
+// Accept records what was asked in one transaction, which also remembers the
+// webhook-ids and idempotency keys. When one of the acceptances cannot be
+// recorded, none is: the caller then tries them one by one.
+func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
+	return s.Tx(ctx, func(tx *sql.Tx) error {
+		h.Reset()
+		var evs []events.Event
+		var from []*Acceptance
+		if err := s.rememberWebhooks(ctx, tx, as); err != nil {
+			return err
+		}
+		for _, a := range as {
+			if a.Repeated {
+				continue
+			}
+			if err := s.rememberRequest(ctx, tx, a); err != nil {
+				return err
+			}
+			if a.Repeated {
+				continue
+			}
+			evs = append(evs, a.Events...)
+			from = append(from, a)
+		}
+		if len(evs) == 0 {
+			return nil
+		}
+		t := outbox.SQL(tx)
+		if s.postgres() {
+			t = outbox.SQLArrays(tx)
+		}
+		records, err := outbox.AppendReserved(ctx, t, h, evs...)
+		if err != nil {
+			return err
+		}
+		for _, a := range from {
+			a.Records, records = records[:len(a.Events)], records[len(a.Events):]
+		}
+		return nil
+	})
+}
+
+type webhookKey struct{ source, id string }
+
+func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptance) error {
+	var sources, ids, evs []string
+	var hashes [][]byte
+	first := make(map[webhookKey]*Acceptance)
+	var again []*Acceptance
+	for _, a := range as {
+		a.Repeated = false
+		if a.WebhookID == "" {
+			continue
+		}
+		k := webhookKey{a.SourceID, a.WebhookID}
+		if first[k] != nil {
+			again = append(again, a)
+			continue
+		}
+		first[k] = a
+		sources, ids, evs, hashes = append(sources, k.source), append(ids, k.id), append(evs, a.Events[0].ID), append(hashes, a.BodyHash[:])
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	const insert = `INSERT INTO inbox (source_id, webhook_id, event_id, body_hash, received_at) `
+	const unlessKnown = ` ON CONFLICT (source_id, webhook_id) DO NOTHING RETURNING source_id, webhook_id`
+	now := s.now().UnixMicro()
+	fresh := make(map[webhookKey]bool, len(ids))
+	collect := func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return fmt.Errorf("remember webhooks: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var k webhookKey
+			if err := rows.Scan(&k.source, &k.id); err != nil {
+				return fmt.Errorf("remember webhooks: %w", err)
+			}
+			fresh[k] = true
+		}
+		return rows.Err()
+	}
+	if s.postgres() {
+		if err := collect(tx.QueryContext(ctx, insert+`SELECT *, $5::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])`+unlessKnown,
+			sources, ids, evs, hashes, now)); err != nil {
+			return err
+		}
+	} else {
+		stmt, err := tx.PrepareContext(ctx, insert+`VALUES ($1, $2, $3, $4, $5)`+unlessKnown)
+		if err != nil {
+			return fmt.Errorf("remember webhooks: %w", err)
+		}
+		defer stmt.Close()
+		for i := range ids {
+			if err := collect(stmt.QueryContext(ctx, sources[i], ids[i], evs[i], hashes[i], now)); err != nil {
+				return err
+			}
+		}
+	}
+	for k, a := range first {
+		if fresh[k] {
+			continue
+		}
+		var hash []byte
+		var id string
+		if err := tx.QueryRowContext(ctx, `SELECT body_hash, event_id FROM inbox WHERE source_id = $1 AND webhook_id = $2`, k.source, k.id).Scan(&hash, &id); err != nil {
+			return fmt.Errorf("compare webhook: %w", err)
+		}
+		if subtle.ConstantTimeCompare(hash, a.BodyHash[:]) != 1 {
+			return ErrWebhookConflict
+		}
+		a.Repeated, a.IDs = true, []string{id}
+	}
+	for _, a := range again {
+		if a.BodyHash != first[webhookKey{a.SourceID, a.WebhookID}].BodyHash {
+			return ErrWebhookConflict
+		}
+		a.Repeated, a.IDs = true, []string{a.Events[0].ID}
+	}
+	return nil
+}
+
+func (s *Store) rememberRequest(ctx context.Context, tx *sql.Tx, a *Acceptance) error {
+	if a.IdempotencyKey == "" {
+		return nil
+	}
+	ids := make([]string, len(a.Events))
+	for i, ev := range a.Events {
+		ids[i] = ev.ID
+	}
+	encoded, err := json.Marshal(ids)
+	if err != nil {
+		return fmt.Errorf("remember request: %w", err)
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO idempotency_keys (api_key_id, key, request_hash, response, created_at)
+VALUES ($1, $2, $3, $4, $5) ON CONFLICT (api_key_id, key) DO NOTHING`, a.APIKeyID, a.IdempotencyKey, a.RequestHash[:], string(encoded), s.now().UnixMicro())
+	if err != nil {
+		return fmt.Errorf("remember request: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	var hash []byte
+	var response string
+	if err := tx.QueryRowContext(ctx, `SELECT request_hash, response FROM idempotency_keys WHERE api_key_id = $1 AND key = $2`,
+		a.APIKeyID, a.IdempotencyKey).Scan(&hash, &response); err != nil {
+		return fmt.Errorf("compare request: %w", err)
+	}
+	if subtle.ConstantTimeCompare(hash, a.RequestHash[:]) != 1 {
+		return ErrIdempotencyConflict
+	}
+	a.Repeated = true
+	if err := json.Unmarshal([]byte(response), &a.IDs); err != nil {
+		return fmt.Errorf("read remembered answer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,612 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/handover-dev/handover/outbox"
+)
+
+// An Arrival is an event that came off the stream.
+type Arrival struct {
+	Seq     int64
+	Subject string
+}
+
+// An Unrouted event is one whose deliveries are about to be created.
+type Unrouted struct {
+	Seq            int64
+	ID             string
+	Type           string
+	OrganizationID string
+	Subject        string
+	RecordedAt     time.Time
+}
+
+// A NewDelivery is a delivery that the router wants to exist.
+type NewDelivery struct {
+	ID         string
+	EventSeq   int64
+	EndpointID string
+	OrderKey   string
+	// Claim asks for it to be born in its owner's hands.
+	Claim bool
+	// State is set by Route: Sending, Pending or Held; -1 when the delivery existed.
+	State State
+}
+
+// existed marks a delivery that Route found already there.
+const existed State = -1
+
+// Route turns events from the stream into deliveries and takes them out of the
+// outbox, in one transaction. plan says which deliveries an event leads to; it
+// gets the version of the endpoints that this transaction sees, and is called
+// again when the transaction has to be repeated.
+//
+// Events of the same people that are still in the outbox are routed along, in
+// the order in which they were recorded, so that no later event of a person can
+// be delivered before an earlier one. An arrival that is routed already does
+// nothing.
+func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
+	plan func(endpointsVersion int64, evs []Unrouted) ([]NewDelivery, error),
+) ([]NewDelivery, error) {
+	var made []NewDelivery
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		made = nil
+		version, evs, err := s.unrouted(ctx, tx, arrivals)
+		if err != nil || len(evs) == 0 {
+			return err
+		}
+		if made, err = plan(version, evs); err != nil {
+			return err
+		}
+		if err := s.insertDeliveries(ctx, tx, owner, made); err != nil {
+			return err
+		}
+		seqs := make([]int64, len(evs))
+		for i, ev := range evs {
+			seqs[i] = ev.Seq
+		}
+		return outbox.Routed(ctx, tx, s.name, seqs...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("route events: %w", err)
+	}
+	return made, nil
+}
+
+func (s *Store) unrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (version int64, evs []Unrouted, err error) {
+	seqs := make([]int64, 0, len(arrivals))
+	var subjects []string
+	for _, a := range arrivals {
+		seqs = append(seqs, a.Seq)
+		if a.Subject != "" {
+			subjects = append(subjects, a.Subject)
+		}
+	}
+	lock := ""
+	if s.postgres() {
+		lock = " FOR UPDATE OF o"
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT (SELECT endpoints_version FROM control WHERE id = 1),
+  o.event_seq, e.id, e.type, e.organization_id, o.subject, e.recorded_at
+FROM handover_outbox o JOIN handover_events e ON e.seq = o.event_seq
+WHERE o.event_seq `+s.in("$1", "bigint")+` OR (o.subject <> '' AND o.subject `+s.in("$2", "text")+`)
+ORDER BY o.event_seq`+lock, list(s.dialect, seqs), list(s.dialect, subjects))
+	if err != nil {
+		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var ev Unrouted
+		var at int64
+		if err := rows.Scan(&version, &ev.Seq, &ev.ID, &ev.Type, &ev.OrganizationID, &ev.Subject, &at); err != nil {
+			return 0, nil, fmt.Errorf("read unrouted event: %w", err)
+		}
+		ev.RecordedAt = time.UnixMicro(at)
+		evs = append(evs, ev)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
+	}
+	return version, evs, nil
+}
+
+// group is whom a delivery must not overtake.
+type group struct{ endpointID, orderKey string }
+
+// insertDeliveries creates deliveries and sets their State. Of one person's at
+// one endpoint only the first may be active; the others are held. In one call
+// they must come in the order of their events.
+func (s *Store) insertDeliveries(ctx context.Context, tx *sql.Tx, owner string, ds []NewDelivery) error {
+	if len(ds) == 0 {
+		return nil
+	}
+	groups := make([]group, len(ds))
+	for i, d := range ds {
+		groups[i] = group{d.EndpointID, d.OrderKey}
+	}
+	busy, err := s.active(ctx, tx, groups)
+	if err != nil {
+		return err
+	}
+	for i := range ds {
+		switch {
+		case busy[groups[i]]:
+			ds[i].State = Held
+		case ds[i].Claim:
+			ds[i].State = Sending
+		default:
+			ds[i].State = Pending
+		}
+		busy[groups[i]] = true
+	}
+	now := s.now().UnixMicro()
+	inserted, err := s.insertRows(ctx, tx, owner, ds, now)
+	if err != nil {
+		return fmt.Errorf("insert deliveries: %w", err)
+	}
+	for i := range ds {
+		if !inserted[ds[i].ID] {
+			ds[i].State = existed
+		}
+	}
+	return nil
+}
+
+func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []NewDelivery, now int64) (map[string]bool, error) {
+	const columns = `INSERT INTO deliveries (id, event_seq, endpoint_id, order_key, state, owner, due_at, created_at, updated_at) `
+	const tail = ` ON CONFLICT (event_seq, endpoint_id) DO NOTHING RETURNING id`
+	inserted := make(map[string]bool, len(ds))
+	ownerOf := func(d NewDelivery) string {
+		if d.State == Sending {
+			return owner
+		}
+		return ""
+	}
+	if !s.postgres() {
+		stmt, err := tx.PrepareContext(ctx, columns+`VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT (event_seq, endpoint_id) DO NOTHING`)
+		if err != nil {
+			return nil, err
+		}
+		defer stmt.Close()
+		for _, d := range ds {
+			res, err := stmt.ExecContext(ctx, d.ID, d.EventSeq, d.EndpointID, d.OrderKey, d.State, ownerOf(d), now)
+			if err != nil {
+				return nil, err
+			}
+			if n, _ := res.RowsAffected(); n == 1 {
+				inserted[d.ID] = true
+			}
+		}
+		return inserted, nil
+	}
+	ids, seqs, endpoints, keys := make([]string, len(ds)), make([]int64, len(ds)), make([]string, len(ds)), make([]string, len(ds))
+	states, owners := make([]int16, len(ds)), make([]string, len(ds))
+	for i, d := range ds {
+		ids[i], seqs[i], endpoints[i], keys[i], states[i], owners[i] = d.ID, d.EventSeq, d.EndpointID, d.OrderKey, int16(d.State), ownerOf(d)
+	}
+	rows, err := tx.QueryContext(ctx, columns+`SELECT *, $7::bigint, $7::bigint, $7::bigint
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[])`+tail,
+		ids, seqs, endpoints, keys, states, owners, now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		inserted[id] = true
+	}
+	return inserted, rows.Err()
+}
+
+// active tells which groups have an active delivery, and keeps those deliveries
+// from becoming final until this transaction ends: otherwise one could be
+// finished, and look for held ones to release, just before this transaction's
+// held rows can be seen.
+func (s *Store) active(ctx context.Context, tx *sql.Tx, groups []group) (map[group]bool, error) {
+	busy := make(map[group]bool)
+	add := func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var g group
+			if err := rows.Scan(&g.endpointID, &g.orderKey); err != nil {
+				return err
+			}
+			busy[g] = true
+		}
+		return rows.Err()
+	}
+	var err error
+	if s.postgres() {
+		endpoints, keys := groupColumns(groups)
+		err = add(tx.QueryContext(ctx, `SELECT d.endpoint_id, d.order_key
+FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(endpoint_id, order_key)) g
+CROSS JOIN LATERAL (SELECT id, endpoint_id, order_key FROM deliveries a
+  WHERE a.endpoint_id = g.endpoint_id AND a.order_key = g.order_key AND a.state < 2 FOR SHARE) d`, endpoints, keys))
+	} else {
+		var stmt *sql.Stmt
+		stmt, err = tx.PrepareContext(ctx, `SELECT endpoint_id, order_key FROM deliveries WHERE endpoint_id = $1 AND order_key = $2 AND state < 2`)
+		if err == nil {
+			defer stmt.Close()
+			for _, g := range groups {
+				if err = add(stmt.QueryContext(ctx, g.endpointID, g.orderKey)); err != nil {
+					break
+				}
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find active deliveries: %w", err)
+	}
+	return busy, nil
+}
+
+func groupColumns(groups []group) (endpoints, keys []string) {
+	endpoints, keys = make([]string, len(groups)), make([]string, len(groups))
+	for i, g := range groups {
+		endpoints[i], keys[i] = g.endpointID, g.orderKey
+	}
+	return endpoints, keys
+}
+
+// release makes the earliest held delivery of each group pending, unless the
+// group has an active one. It returns the endpoints that have something to do.
+func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]string, error) {
+	if len(groups) == 0 {
+		return nil, nil
+	}
+	const next = `SELECT h.id FROM deliveries h
+  WHERE h.endpoint_id = %[1]s AND h.order_key = %[2]s AND h.state = 2
+    AND NOT EXISTS (SELECT 1 FROM deliveries a WHERE a.endpoint_id = %[1]s AND a.order_key = %[2]s AND a.state < 2)
+  ORDER BY h.event_seq LIMIT 1`
+	const update = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE id IN (`
+	now := s.now().UnixMicro()
+	var released []string
+	add := func(rows *sql.Rows, err error) error {
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var endpoint string
+			if err := rows.Scan(&endpoint); err != nil {
+				return err
+			}
+			released = append(released, endpoint)
+		}
+		return rows.Err()
+	}
+	var err error
+	if s.postgres() {
+		endpoints, keys := groupColumns(groups)
+		err = add(tx.QueryContext(ctx, update+`SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
+CROSS JOIN LATERAL (`+fmt.Sprintf(next, "g.endpoint_id", "g.order_key")+`) n) RETURNING endpoint_id`, now, endpoints, keys))
+	} else {
+		var stmt *sql.Stmt
+		stmt, err = tx.PrepareContext(ctx, update+fmt.Sprintf(next, "$2", "$3")+`) RETURNING endpoint_id`)
+		if err == nil {
+			defer stmt.Close()
+			for _, g := range groups {
+				if err = add(stmt.QueryContext(ctx, now, g.endpointID, g.orderKey)); err != nil {
+					break
+				}
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("release held deliveries: %w", err)
+	}
+	return released, nil
+}
+
+// requeue sends deliveries again from the start of their schedule: each becomes
+// pending now, or held when another one about the same person is active at its
+// endpoint. Superseded ones, and those in somebody's hands, are skipped. It
+// returns the endpoints that have something to do.
+func (s *Store) requeue(ctx context.Context, tx *sql.Tx, ids []string, now time.Time) (moved, skipped int, endpointIDs []string, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT id, endpoint_id, order_key, state FROM deliveries WHERE id `+s.in("$1", "text")+`
+ORDER BY endpoint_id, order_key, event_seq`+s.forUpdate("UPDATE"), list(s.dialect, ids))
+	if err != nil {
+		return 0, 0, nil, fmt.Errorf("lock deliveries: %w", err)
+	}
+	defer rows.Close()
+	type row struct {
+		id string
+		group
+		state State
+	}
+	var found []row
+	var groups []group
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.id, &r.endpointID, &r.orderKey, &r.state); err != nil {
+			return 0, 0, nil, fmt.Errorf("lock deliveries: %w", err)
+		}
+		found = append(found, r)
+		groups = append(groups, r.group)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, 0, nil, fmt.Errorf("lock deliveries: %w", err)
+	}
+	busy, err := s.active(ctx, tx, groups)
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	var toPending, toHeld []string
+	touched := make(map[string]bool)
+	for _, r := range found {
+		switch {
+		case r.state == Superseded, r.state == Sending:
+			continue
+		case r.state == Held:
+			moved++ // it goes as soon as its turn comes
+			continue
+		case r.state == Pending, !busy[r.group]:
+			toPending = append(toPending, r.id)
+			busy[r.group] = true
+			touched[r.endpointID] = true
+		default:
+			toHeld = append(toHeld, r.id)
+		}
+		moved++
+	}
+	for _, to := range []struct {
+		state State
+		ids   []string
+	}{{Pending, toPending}, {Held, toHeld}} {
+		if len(to.ids) == 0 {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE deliveries SET state = $1, owner = '', tries = 0, due_at = $2, updated_at = $2 WHERE id `+s.in("$3", "text"),
+			to.state, now.UnixMicro(), list(s.dialect, to.ids)); err != nil {
+			return 0, 0, nil, fmt.Errorf("requeue deliveries: %w", err)
+		}
+	}
+	for id := range touched {
+		endpointIDs = append(endpointIDs, id)
+	}
+	return moved, len(ids) - moved, endpointIDs, nil
+}
+
+// finish gives open deliveries a final state and releases what they held back.
+// One in somebody's hands is finished too: what comes of its request is still
+// recorded. It tells how many were finished and which endpoints have something
+// to do.
+func (s *Store) finish(ctx context.Context, tx *sql.Tx, state State, cause, where string, args ...any) (n int, endpointIDs []string, err error) {
+	now := s.now().UnixMicro()
+	args = append([]any{state, cause, now}, args...)
+	rows, err := tx.QueryContext(ctx, `UPDATE deliveries SET state = $1, last_error = $2, owner = '', updated_at = $3
+WHERE state < 3 AND `+where+` RETURNING endpoint_id, order_key`, args...)
+	if err != nil {
+		return 0, nil, fmt.Errorf("finish deliveries: %w", err)
+	}
+	defer rows.Close()
+	var groups []group
+	for rows.Next() {
+		var g group
+		if err := rows.Scan(&g.endpointID, &g.orderKey); err != nil {
+			return 0, nil, fmt.Errorf("finish deliveries: %w", err)
+		}
+		groups = append(groups, g)
+	}
+	if err := rows.Err(); err != nil {
+		return 0, nil, fmt.Errorf("finish deliveries: %w", err)
+	}
+	endpointIDs, err = s.release(ctx, tx, groups)
+	return len(groups), endpointIDs, err
+}
+
+// CancelOf cancels the open deliveries of an endpoint, if it is not enabled.
+func (s *Store) CancelOf(ctx context.Context, endpointID, cause string) error {
+	return s.Tx(ctx, func(tx *sql.Tx) error {
+		_, _, err := s.finish(ctx, tx, Canceled, cause, `endpoint_id = $4
+  AND NOT EXISTS (SELECT 1 FROM endpoints e WHERE e.id = endpoint_id AND e.state = 'enabled')`, endpointID)
+		return err
+	})
+}
+
+// A Claimed delivery is in its owner's hands, with what is needed to send it.
+type Claimed struct {
+	ID         string
+	EventSeq   int64
+	EventID    string
+	EventType  string
+	EndpointID string
+	OrderKey   string
+	Attempts   int
+	Tries      int
+	RecordedAt time.Time
+	Body       []byte
+}
+
+// A Want is how many deliveries to claim for an endpoint.
+type Want struct {
+	EndpointID string
+	N          int
+}
+
+// Claim takes due deliveries into the owner's hands.
+func (s *Store) Claim(ctx context.Context, owner string, wants []Want) ([]Claimed, error) {
+	var claimed []Claimed
+	var err error
+	if s.postgres() {
+		claimed, err = s.claimPostgres(ctx, owner, wants)
+	} else {
+		err = s.Tx(ctx, func(tx *sql.Tx) error {
+			claimed, err = s.claimSQLite(ctx, tx, owner, wants)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("claim deliveries: %w", err)
+	}
+	return claimed, nil
+}
+
+func (s *Store) claimPostgres(ctx context.Context, owner string, wants []Want) ([]Claimed, error) {
+	endpoints, ns := make([]string, len(wants)), make([]int64, len(wants))
+	for i, w := range wants {
+		endpoints[i], ns[i] = w.EndpointID, int64(w.N)
+	}
+	rows, err := s.write.QueryContext(ctx, `WITH due AS (
+  SELECT c.id FROM unnest($1::text[], $2::bigint[]) AS w(endpoint_id, n)
+  CROSS JOIN LATERAL (SELECT id FROM deliveries
+    WHERE state = 0 AND endpoint_id = w.endpoint_id AND due_at <= $3 ORDER BY due_at, id LIMIT w.n FOR UPDATE SKIP LOCKED) c)
+UPDATE deliveries d SET state = 1, owner = $4 FROM due, handover_events e WHERE d.id = due.id AND e.seq = d.event_seq
+RETURNING d.id, d.event_seq, e.id, e.type, d.endpoint_id, d.order_key, d.attempts, d.tries, e.recorded_at, e.body`,
+		endpoints, ns, s.now().UnixMicro(), owner)
+	return scanClaimed(rows, err)
+}
+
+func (s *Store) claimSQLite(ctx context.Context, tx *sql.Tx, owner string, wants []Want) ([]Claimed, error) {
+	now := s.now().UnixMicro()
+	var ids []string
+	for _, w := range wants {
+		rows, err := tx.QueryContext(ctx, `UPDATE deliveries SET state = 1, owner = $1
+WHERE id IN (SELECT id FROM deliveries WHERE state = 0 AND endpoint_id = $2 AND due_at <= $3 ORDER BY due_at, id LIMIT $4) RETURNING id`,
+			owner, w.EndpointID, now, w.N)
+		if ids, err = appendStrings(ids, rows, err); err != nil {
+			return nil, err
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT d.id, d.event_seq, e.id, e.type, d.endpoint_id, d.order_key, d.attempts, d.tries, e.recorded_at, e.body
+FROM deliveries d JOIN handover_events e ON e.seq = d.event_seq WHERE d.id `+s.in("$1", "text"), list(s.dialect, ids))
+	return scanClaimed(rows, err)
+}
+
+func appendStrings(to []string, rows *sql.Rows, err error) ([]string, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v string
+		if err := rows.Scan(&v); err != nil {
+			return nil, err
+		}
+		to = append(to, v)
+	}
+	return to, rows.Err()
+}
+
+func scanClaimed(rows *sql.Rows, err error) ([]Claimed, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Claimed
+	for rows.Next() {
+		var c Claimed
+		var at int64
+		if err := rows.Scan(&c.ID, &c.EventSeq, &c.EventID, &c.EventType, &c.EndpointID, &c.OrderKey, &c.Attempts, &c.Tries, &at, &c.Body); err != nil {
+			return nil, err
+		}
+		c.RecordedAt = time.UnixMicro(at)
+		out = append(out, c)
+	}
+	return out, rows.Err()
+}
+
+// NextDue tells, for each endpoint with pending deliveries, when the earliest is
+// due. Its cost grows with the number of such endpoints, not of deliveries.
+func (s *Store) NextDue(ctx context.Context) (map[string]time.Time, error) {
+	first, after := `SELECT min(endpoint_id) AS id FROM deliveries WHERE state = 0`,
+		`SELECT (SELECT min(d.endpoint_id) FROM deliveries d WHERE d.state = 0 AND d.endpoint_id > e.id) FROM e WHERE e.id IS NOT NULL`
+	rows, err := s.read.QueryContext(ctx, `WITH RECURSIVE e AS (`+first+` UNION ALL `+after+`)
+SELECT e.id, (SELECT d.due_at FROM deliveries d WHERE d.state = 0 AND d.endpoint_id = e.id ORDER BY d.due_at LIMIT 1) FROM e WHERE e.id IS NOT NULL`)
+	if err != nil {
+		return nil, fmt.Errorf("find due deliveries: %w", err)
+	}
+	defer rows.Close()
+	due := make(map[string]time.Time)
+	for rows.Next() {
+		var id string
+		var at sql.NullInt64
+		if err := rows.Scan(&id, &at); err != nil {
+			return nil, fmt.Errorf("find due deliveries: %w", err)
+		}
+		if at.Valid {
+			due[id] = time.UnixMicro(at.Int64)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find due deliveries: %w", err)
+	}
+	return due, nil
+}
+
+// TakeBack makes pending what owners hold that are gone.
+func (s *Store) TakeBack(ctx context.Context, owners ...string) (int64, error) {
+	res, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1 WHERE state = 1 AND owner `+s.in("$2", "text"),
+		s.now().UnixMicro(), list(s.dialect, owners))
+	if err != nil {
+		return 0, fmt.Errorf("take deliveries back: %w", err)
+	}
+	n, err := res.RowsAffected()
+	if err != nil {
+		return 0, fmt.Errorf("take deliveries back: %w", err)
+	}
+	return n, nil
+}
+
+// PutBack makes single deliveries pending again that their owner will not send
+// now.
+func (s *Store) PutBack(ctx context.Context, owner string, ids []string, dueAt time.Time) error {
+	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1 WHERE state = 1 AND owner = $2 AND id `+s.in("$3", "text"),
+		dueAt.UnixMicro(), owner, list(s.dialect, ids))
+	if err != nil {
+		return fmt.Errorf("put deliveries back: %w", err)
+	}
+	return nil
+}
+
+// A Backlog is what waits at one stage of the line.
+type Backlog struct {
+	Stage string
+	// Count stops at 100,000.
+	Count  int64
+	Oldest time.Time // zero when there is none
+}
+
+// Backlogs tells what waits at each stage.
+func (s *Store) Backlogs(ctx context.Context) ([]Backlog, error) {
+	stages := []struct{ name, count, oldest string }{
+		{
+			"outbox", `handover_outbox`,
+			`SELECT e.recorded_at FROM handover_outbox o JOIN handover_events e ON e.seq = o.event_seq ORDER BY o.event_seq LIMIT 1`,
+		},
+		{"pending", `deliveries WHERE state = 0`, `SELECT min(created_at) FROM (SELECT created_at FROM deliveries WHERE state = 0 ORDER BY endpoint_id, due_at LIMIT 1000) p`},
+		{"sending", `deliveries WHERE state = 1`, `SELECT min(created_at) FROM (SELECT created_at FROM deliveries WHERE state = 1 LIMIT 1000) p`},
+		{"held", `deliveries WHERE state = 2`, `SELECT min(created_at) FROM (SELECT created_at FROM deliveries WHERE state = 2 LIMIT 1000) p`},
+		{"dead_letters", `deliveries WHERE state = 4`, `SELECT created_at FROM deliveries WHERE state = 4 ORDER BY id LIMIT 1`},
+	}
+	var out []Backlog
+	for _, st := range stages {
+		b := Backlog{Stage: st.name}
+		if err := s.read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM `+st.count+` LIMIT 100000) c`).Scan(&b.Count); err != nil {
+			return nil, fmt.Errorf("count %s: %w", st.name, err)
+		}
+		var at sql.NullInt64
+		if err := s.read.QueryRowContext(ctx, st.oldest).Scan(&at); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, fmt.Errorf("find oldest of %s: %w", st.name, err)
+		}
+		if at.Valid {
+			b.Oldest = time.UnixMicro(at.Int64)
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}

@@ -1,0 +1,154 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+)
+
+// A Result is what came of one attempt and what follows from it.
+type Result struct {
+	Attempt
+	EndpointID string
+	OrderKey   string
+
+	State        State // Succeeded, Failed, Canceled, or Pending for another try
+	DueAt        time.Time
+	Tries        int
+	Outcome      string
+	Receipt      string // JSON
+	ReceiptError string
+}
+
+// Record writes attempts, the deliveries' new states and next due times, and
+// releases the deliveries that waited for those now final: one transaction. It
+// returns the endpoints at which something became due.
+//
+// A delivery that is no longer in the owner's hands keeps its state, because
+// someone decided otherwise meanwhile; its attempt is recorded all the same.
+func (s *Store) Record(ctx context.Context, owner string, results []Result) (endpointIDs []string, err error) {
+	err = s.Tx(ctx, func(tx *sql.Tx) error {
+		kept, err := s.recordRows(ctx, tx, owner, results)
+		if err != nil {
+			return fmt.Errorf("record attempts: %w", err)
+		}
+		var groups []group
+		for i, r := range results {
+			if kept[i] && r.State >= Succeeded {
+				groups = append(groups, group{r.EndpointID, r.OrderKey})
+			}
+		}
+		endpointIDs, err = s.release(ctx, tx, groups)
+		return err
+	})
+	return endpointIDs, err
+}
+
+const (
+	insertAttempt = `INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, class, error, answer, address) `
+	sameAttempt   = ` ON CONFLICT (delivery_id, number) DO NOTHING`
+	lateAttempt   = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3`
+)
+
+func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, results []Result) (kept []bool, err error) {
+	now := s.now().UnixMicro()
+	if s.postgres() {
+		kept, err = s.recordPostgres(ctx, tx, owner, results, now)
+	} else {
+		kept, err = s.recordSQLite(ctx, tx, owner, results, now)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range results {
+		if !kept[i] {
+			if _, err := tx.ExecContext(ctx, lateAttempt, r.Status, now, r.DeliveryID); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return kept, nil
+}
+
+func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
+	kept := make([]bool, len(results))
+	insert, err := tx.PrepareContext(ctx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`+sameAttempt)
+	if err != nil {
+		return nil, err
+	}
+	defer insert.Close()
+	update, err := tx.PrepareContext(ctx, `UPDATE deliveries SET state = $1, due_at = $2, owner = '', attempts = $3, tries = $4, last_status = $5,
+  last_error = $6, outcome = $7, receipt = $8, receipt_error = $9, updated_at = $10 WHERE id = $11 AND state = 1 AND owner = $12`)
+	if err != nil {
+		return nil, err
+	}
+	defer update.Close()
+	for i, r := range results {
+		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.Number, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+			r.Error, bytesOf(r.Answer), r.Address); err != nil {
+			return nil, err
+		}
+		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Number, r.Tries, r.Status,
+			errorClass(r), r.Outcome, r.Receipt, r.ReceiptError, now, r.DeliveryID, owner)
+		if err != nil {
+			return nil, err
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return nil, err
+		}
+		kept[i] = n == 1
+	}
+	return kept, nil
+}
+
+func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
+	n := len(results)
+	ids, numbers, started, took := make([]string, n), make([]int32, n), make([]int64, n), make([]int64, n)
+	status, class, errs, answers, addresses := make([]int32, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
+	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int32, n), make([]string, n)
+	outcomes, receipts, receiptErrors := make([]string, n), make([]string, n), make([]string, n)
+	index := make(map[string]int, n)
+	for i, r := range results {
+		index[r.DeliveryID] = i
+		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int32(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
+		status[i], class[i], errs[i], answers[i], addresses[i] = int32(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
+		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int32(r.Tries), errorClass(r)
+		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
+	}
+	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[],
+  $7::text[], $8::bytea[], $9::text[])`+sameAttempt, ids, numbers, started, took, status, class, errs, answers, addresses); err != nil {
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries,
+  last_status = u.status, last_error = u.error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
+FROM unnest($2::text[], $3::int[], $4::int[], $5::smallint[], $6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::text[])
+  AS u(id, number, status, state, due_at, tries, error, outcome, receipt, receipt_error)
+WHERE d.id = u.id AND d.state = 1 AND d.owner = $12 RETURNING d.id`,
+		now, ids, numbers, status, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner)
+	changed, err := appendStrings(nil, rows, err)
+	if err != nil {
+		return nil, err
+	}
+	kept := make([]bool, n)
+	for _, id := range changed {
+		kept[index[id]] = true
+	}
+	return kept, nil
+}
+
+func errorClass(r Result) string {
+	if r.State == Succeeded {
+		return ""
+	}
+	return r.Class
+}
+
+// bytesOf keeps an empty answer from becoming NULL.
+func bytesOf(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
