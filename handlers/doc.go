@@ -1,0 +1,2 @@
+// Package handlers is what a receiving app imports.
+package handlers
