@@ -1,0 +1,3 @@
+// Package signing signs and verifies messages as Standard Webhooks
+// (https://www.standardwebhooks.com) describes.
+package signing
