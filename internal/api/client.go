@@ -84,14 +84,6 @@ type request struct {
 	idempotencyKey string
 }
 
-func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
-	return c.do(ctx, request{method: http.MethodGet, path: path, query: query, out: out})
-}
-
-func (c *Client) post(ctx context.Context, path string, in, out any) error {
-	return c.do(ctx, request{method: http.MethodPost, path: path, in: in, out: out})
-}
-
 func (c *Client) do(ctx context.Context, r request) error {
 	body, err := encode(r.in)
 	if err != nil {
@@ -196,12 +188,6 @@ func problem(res *http.Response, body []byte) error {
 	return e
 }
 
-// A page is what every list answers.
-type page[T any] struct {
-	Data       []T    `json:"data"`
-	NextCursor string `json:"next_cursor"`
-}
-
 // pages walks a list from page to page, until the end or the first error.
 func pages[T any](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -209,9 +195,10 @@ func pages[T any](ctx context.Context, c *Client, path string, query url.Values)
 		if query == nil {
 			query = url.Values{}
 		}
+		query.Set("limit", "100")
 		for {
-			var p page[T]
-			if err := c.get(ctx, path, query, &p); err != nil {
+			var p Page[T]
+			if err := c.do(ctx, request{method: http.MethodGet, path: path, query: query, out: &p}); err != nil {
 				yield(*new(T), err)
 				return
 			}
@@ -226,4 +213,212 @@ func pages[T any](ctx context.Context, c *Client, path string, query url.Values)
 			query.Set("cursor", p.NextCursor)
 		}
 	}
+}
+
+// values makes a query of what is set.
+func values(pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q
+}
+
+func text(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func send[T any](ctx context.Context, c *Client, method, path string, in any) (T, error) {
+	var out T
+	err := c.do(ctx, request{method: method, path: path, in: in, out: &out})
+	return out, err
+}
+
+// under joins the segments of a path, each escaped.
+func under(segments ...string) string {
+	for i, s := range segments {
+		segments[i] = url.PathEscape(s)
+	}
+	return "/v1/" + strings.Join(segments, "/")
+}
+
+// Endpoints lists endpoints, newest first; state is empty for all that are not
+// deleted.
+func (c *Client) Endpoints(ctx context.Context, state string) iter.Seq2[Endpoint, error] {
+	return pages[Endpoint](ctx, c, "/v1/endpoints", values("state", state))
+}
+
+// Endpoint returns one endpoint.
+func (c *Client) Endpoint(ctx context.Context, id string) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodGet, under("endpoints", id), nil)
+}
+
+// CreateEndpoint creates an endpoint. The answer holds its secret, this once.
+func (c *Client) CreateEndpoint(ctx context.Context, e NewEndpoint) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints"), e)
+}
+
+// UpdateEndpoint changes what is set in change.
+func (c *Client) UpdateEndpoint(ctx context.Context, id string, change EndpointChange) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPatch, under("endpoints", id), change)
+}
+
+// DeleteEndpoint deletes an endpoint; its open deliveries are canceled.
+func (c *Client) DeleteEndpoint(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: under("endpoints", id)})
+}
+
+// DisableEndpoint stops sending to an endpoint; its open deliveries are canceled.
+func (c *Client) DisableEndpoint(ctx context.Context, id string) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "disable"), nil)
+}
+
+// EnableEndpoint sends to an endpoint again, from the next event on.
+func (c *Client) EnableEndpoint(ctx context.Context, id string) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "enable"), nil)
+}
+
+// RotateEndpoint gives an endpoint another secret, which the answer holds this
+// once; requests carry signatures of both until the overlap is over.
+func (c *Client) RotateEndpoint(ctx context.Context, id string, r Rotation) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "rotate"), r)
+}
+
+// TestEndpoint sends an event handover.test to one endpoint.
+func (c *Client) TestEndpoint(ctx context.Context, id string) (Delivery, error) {
+	return send[Delivery](ctx, c, http.MethodPost, under("endpoints", id, "test"), nil)
+}
+
+// PublishEvent publishes one event, given in JSON. With an idempotency key, the
+// same call again has no second effect.
+func (c *Client) PublishEvent(ctx context.Context, event []byte, idempotencyKey string) (Published, error) {
+	var out Published
+	err := c.do(ctx, request{method: http.MethodPost, path: "/v1/events", in: event, out: &out, idempotencyKey: idempotencyKey})
+	return out, err
+}
+
+// PublishEvents publishes a JSON array of up to 1,000 events, all or nothing.
+func (c *Client) PublishEvents(ctx context.Context, events []byte, idempotencyKey string) (PublishedBatch, error) {
+	var out PublishedBatch
+	err := c.do(ctx, request{method: http.MethodPost, path: "/v1/events/batch", in: events, out: &out, idempotencyKey: idempotencyKey})
+	return out, err
+}
+
+// An EventFilter selects events; what is empty does not restrict.
+type EventFilter struct {
+	Type, OrganizationID, UserID string
+	Since, Until                 time.Time // recorded
+}
+
+// Events lists events without their bodies, newest first.
+func (c *Client) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, error] {
+	return pages[Event](ctx, c, "/v1/events", values("type", f.Type, "organization_id", f.OrganizationID,
+		"user_id", f.UserID, "since", text(f.Since), "until", text(f.Until)))
+}
+
+// Event returns one event with its body. The environment is needed only where
+// several have an event of this id.
+func (c *Client) Event(ctx context.Context, id, environmentID string) (Event, error) {
+	var out Event
+	err := c.do(ctx, request{method: http.MethodGet, path: under("events", id), query: values("environment_id", environmentID), out: &out})
+	return out, err
+}
+
+// A DeliveryFilter selects deliveries; what is empty does not restrict.
+type DeliveryFilter struct {
+	State, EndpointID, EventID, OrganizationID, UserID string
+	Since, Until                                       time.Time // created
+}
+
+// Deliveries lists deliveries without their attempts, newest first.
+func (c *Client) Deliveries(ctx context.Context, f DeliveryFilter) iter.Seq2[Delivery, error] {
+	return pages[Delivery](ctx, c, "/v1/deliveries", values("state", f.State, "endpoint_id", f.EndpointID, "event_id", f.EventID,
+		"organization_id", f.OrganizationID, "user_id", f.UserID, "since", text(f.Since), "until", text(f.Until)))
+}
+
+// Delivery returns one delivery with its attempts.
+func (c *Client) Delivery(ctx context.Context, id string) (Delivery, error) {
+	return send[Delivery](ctx, c, http.MethodGet, under("deliveries", id), nil)
+}
+
+// RetryDelivery makes a delivery due now, from the start of the schedule.
+func (c *Client) RetryDelivery(ctx context.Context, id string) (Delivery, error) {
+	return send[Delivery](ctx, c, http.MethodPost, under("deliveries", id, "retry"), nil)
+}
+
+// CancelDelivery gives a delivery up; the person's next one at the endpoint goes.
+func (c *Client) CancelDelivery(ctx context.Context, id string) (Delivery, error) {
+	return send[Delivery](ctx, c, http.MethodPost, under("deliveries", id, "cancel"), nil)
+}
+
+// Replays lists replays, newest first.
+func (c *Client) Replays(ctx context.Context) iter.Seq2[Replay, error] {
+	return pages[Replay](ctx, c, "/v1/replays", nil)
+}
+
+// Replay returns one replay.
+func (c *Client) Replay(ctx context.Context, id string) (Replay, error) {
+	return send[Replay](ctx, c, http.MethodGet, under("replays", id), nil)
+}
+
+// CreateReplay sends deliveries again, in the background, or counts them.
+func (c *Client) CreateReplay(ctx context.Context, r NewReplay) (Replay, error) {
+	return send[Replay](ctx, c, http.MethodPost, under("replays"), r)
+}
+
+// CancelReplay stops a replay; what it has sent again stays so.
+func (c *Client) CancelReplay(ctx context.Context, id string) (Replay, error) {
+	return send[Replay](ctx, c, http.MethodPost, under("replays", id, "cancel"), nil)
+}
+
+// Sources lists sources, newest first.
+func (c *Client) Sources(ctx context.Context) iter.Seq2[Source, error] {
+	return pages[Source](ctx, c, "/v1/sources", nil)
+}
+
+// Source returns one source.
+func (c *Client) Source(ctx context.Context, id string) (Source, error) {
+	return send[Source](ctx, c, http.MethodGet, under("sources", id), nil)
+}
+
+// CreateSource creates a source. The answer holds its secret, this once, when
+// it was generated.
+func (c *Client) CreateSource(ctx context.Context, s NewSource) (Source, error) {
+	return send[Source](ctx, c, http.MethodPost, under("sources"), s)
+}
+
+// UpdateSource changes what is set in change.
+func (c *Client) UpdateSource(ctx context.Context, id string, change SourceChange) (Source, error) {
+	return send[Source](ctx, c, http.MethodPatch, under("sources", id), change)
+}
+
+// RotateSource adds a secret to a source; the older ones hold until the overlap
+// is over.
+func (c *Client) RotateSource(ctx context.Context, id string, r Rotation) (Source, error) {
+	return send[Source](ctx, c, http.MethodPost, under("sources", id, "rotate"), r)
+}
+
+// DeleteSource deletes a source; nothing more is taken from it.
+func (c *Client) DeleteSource(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: under("sources", id)})
+}
+
+// APIKeys lists API keys, newest first. The keys themselves are not known.
+func (c *Client) APIKeys(ctx context.Context) iter.Seq2[APIKey, error] {
+	return pages[APIKey](ctx, c, "/v1/api-keys", nil)
+}
+
+// CreateAPIKey creates an API key, which the answer holds this once.
+func (c *Client) CreateAPIKey(ctx context.Context, name string) (APIKey, error) {
+	return send[APIKey](ctx, c, http.MethodPost, under("api-keys"), NewAPIKey{Name: name})
+}
+
+// RevokeAPIKey makes an API key worthless. The one in use cannot revoke itself.
+func (c *Client) RevokeAPIKey(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: under("api-keys", id)})
 }
