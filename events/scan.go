@@ -2,269 +2,460 @@ package events
 
 import (
 	"bytes"
+	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// scanner checks a JSON text (RFC 8259) more strictly than encoding/json: valid
-// UTF-8, no name twice in an object, bounded depth. One pass, and no
-// allocation for ordinary texts.
+// scanner goes over a body once: it checks that it is JSON of the kind that is
+// asked for and notes where the fields lie that an event is made of.
 type scanner struct {
 	b     []byte
-	pos   int
-	depth int
-	names [][]byte // of the objects being read, raw, innermost last
-	// top are the members of the outermost object.
-	top []member
-	// loose tells that the text is not in the compact form of JSON.stringify:
-	// white space, or escapes that need not be.
-	loose bool
+	i     int
+	space bool // there is white space between tokens
+	err   SyntaxError
+
+	f [fields]value
+
+	keys    [][]byte // of the objects that are open, innermost last
+	keysBuf [32][]byte
 }
 
-// member is one name and value of an object; both raw.
-type member struct{ name, value []byte }
-
-// manyNames is where looking for a name twice changes from comparing to a map.
-const manyNames = 32
-
-func (s *scanner) document() error {
-	s.space()
-	if s.pos == len(s.b) || s.b[s.pos] != '{' {
-		return fault("", "it is not a JSON object")
-	}
-	if err := s.object(); err != nil {
-		return err
-	}
-	s.space()
-	if s.pos != len(s.b) {
-		return fault("", "something follows the JSON object")
-	}
-	return nil
+// value is where a JSON value lies in the body.
+type value struct {
+	kind       kind
+	escaped    bool // a string with a backslash in it
+	start, end int
 }
 
-func (s *scanner) space() {
-	for s.pos < len(s.b) {
-		switch s.b[s.pos] {
-		case ' ', '\t', '\n', '\r':
-			s.pos++
-			s.loose = true
+type kind uint8
+
+const (
+	kindNone kind = iota // the field is absent
+	kindNull
+	kindBool
+	kindNumber
+	kindString
+	kindArray
+	kindObject
+)
+
+// field is a place in the event whose value is looked at.
+type field uint8
+
+const (
+	ignored field = iota
+	fSpecVersion
+	fID
+	fType
+	fObject
+	fOccurredAt
+	fEnvironmentID
+	fOrganizationID
+	fDisplayName
+	fData
+	fDataID
+	fDataName
+	fDataDisplayName
+	fDataDeletedAt
+	fDataOrganizationID
+	fDataReason
+	fDataSession
+	fDataOrganization
+	fDataOrganizationDotID
+	fDataUser
+	fDataUserID
+	fDataSuccessor
+	fSuccessorUserID
+	fSuccessorEmail
+	fields
+)
+
+// fieldOf returns the field that a key is in an object, the object being a
+// field itself.
+func fieldOf(object field, key []byte) field {
+	switch object {
+	case ignored:
+	case fields: // the envelope
+		switch string(key) {
+		case "spec_version":
+			return fSpecVersion
+		case "id":
+			return fID
+		case "type":
+			return fType
+		case "object":
+			return fObject
+		case "occurred_at":
+			return fOccurredAt
+		case "environment_id":
+			return fEnvironmentID
+		case "organization_id":
+			return fOrganizationID
+		case "display_name":
+			return fDisplayName
+		case "data":
+			return fData
+		}
+	case fData:
+		switch string(key) {
+		case "id":
+			return fDataID
+		case "name":
+			return fDataName
+		case "display_name":
+			return fDataDisplayName
+		case "deleted_at":
+			return fDataDeletedAt
+		case "organization_id":
+			return fDataOrganizationID
+		case "reason":
+			return fDataReason
+		case "user_session":
+			return fDataSession
+		case "organization":
+			return fDataOrganization
+		case "user":
+			return fDataUser
+		case "successor":
+			return fDataSuccessor
+		}
+	case fDataOrganization:
+		if string(key) == "id" {
+			return fDataOrganizationDotID
+		}
+	case fDataUser:
+		if string(key) == "id" {
+			return fDataUserID
+		}
+	case fDataSuccessor:
+		switch string(key) {
+		case "user_id":
+			return fSuccessorUserID
+		case "email":
+			return fSuccessorEmail
+		}
+	}
+	return ignored
+}
+
+// scan checks the whole body. It returns a *SyntaxError.
+func (s *scanner) scan(body []byte) error {
+	s.b = body
+	s.keys = s.keysBuf[:0]
+	if s.document() {
+		return nil
+	}
+	err := s.err
+	return &err
+}
+
+func (s *scanner) fail(reason string) bool {
+	s.err = SyntaxError{Offset: s.i, Reason: reason}
+	return false
+}
+
+func (s *scanner) document() bool {
+	if len(s.b) > MaxSize {
+		return s.fail("the body is longer than " + strconv.Itoa(MaxSize) + " bytes")
+	}
+	s.skip()
+	if s.peek() != '{' {
+		return s.fail("the body has to be a JSON object")
+	}
+	if !s.object(fields, 1) {
+		return false
+	}
+	s.skip()
+	if s.i < len(s.b) {
+		return s.fail("there is something after the object")
+	}
+	return true
+}
+
+// peek returns the next byte, or 0 at the end: no token begins with NUL.
+func (s *scanner) peek() byte {
+	if s.i < len(s.b) {
+		return s.b[s.i]
+	}
+	return 0
+}
+
+func (s *scanner) skip() {
+	for s.i < len(s.b) {
+		switch s.b[s.i] {
+		case ' ', '\t', '\r', '\n':
+			s.space = true
+			s.i++
 		default:
 			return
 		}
 	}
 }
 
-func (s *scanner) value() error {
-	if s.pos == len(s.b) {
-		return fault("", "it ends too early")
+func (s *scanner) value(f field, depth int) bool {
+	v := value{start: s.i}
+	ok := false
+	switch c := s.peek(); c {
+	case '{':
+		v.kind = kindObject
+		ok = s.object(f, depth)
+	case '[':
+		v.kind = kindArray
+		ok = s.array(depth)
+	case '"':
+		v.kind = kindString
+		v.escaped, ok = s.str()
+	case 't':
+		v.kind = kindBool
+		ok = s.literal("true")
+	case 'f':
+		v.kind = kindBool
+		ok = s.literal("false")
+	case 'n':
+		v.kind = kindNull
+		ok = s.literal("null")
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		v.kind = kindNumber
+		ok = s.number()
+	default:
+		return s.fail("a value is expected")
 	}
-	switch c := s.b[s.pos]; {
-	case c == '{':
-		return s.object()
-	case c == '[':
-		return s.array()
-	case c == '"':
-		_, err := s.text()
-		return err
-	case c == '-' || c >= '0' && c <= '9':
-		return s.number()
-	case c == 't':
-		return s.word("true")
-	case c == 'f':
-		return s.word("false")
-	case c == 'n':
-		return s.word("null")
+	if ok && f != ignored {
+		v.end = s.i
+		s.f[f] = v
 	}
-	return fault("", "it is not JSON")
+	return ok
 }
 
-func (s *scanner) word(w string) error {
-	if !bytes.HasPrefix(s.b[s.pos:], []byte(w)) {
-		return fault("", "it is not JSON")
+func (s *scanner) object(f field, depth int) bool {
+	if depth > MaxDepth {
+		return s.fail("it is nested too deeply")
 	}
-	s.pos += len(w)
-	return nil
-}
-
-func (s *scanner) enter() error {
-	s.pos++
-	if s.depth++; s.depth > MaxDepth {
-		return fault("", "it is nested too deeply")
+	s.i++
+	s.skip()
+	if s.peek() == '}' {
+		s.i++
+		return true
 	}
-	s.space()
-	return nil
-}
-
-func (s *scanner) array() error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	if s.pos < len(s.b) && s.b[s.pos] == ']' {
-		s.pos++
-		s.depth--
-		return nil
-	}
+	known := keySet{first: len(s.keys)}
 	for {
-		s.space()
-		if err := s.value(); err != nil {
-			return err
+		if s.peek() != '"' {
+			return s.fail("a key is expected")
 		}
-		s.space()
-		if s.pos == len(s.b) {
-			return fault("", "it ends too early")
+		start := s.i
+		escaped, ok := s.str()
+		if !ok {
+			return false
 		}
-		s.pos++
-		switch s.b[s.pos-1] {
+		key := s.b[start+1 : s.i-1]
+		if escaped {
+			key = unescape(key)
+		}
+		if !known.add(s, key) {
+			s.i = start
+			return s.fail("a key is there twice")
+		}
+		s.skip()
+		if s.peek() != ':' {
+			return s.fail("a colon is expected")
+		}
+		s.i++
+		s.skip()
+		if !s.value(fieldOf(f, key), depth+1) {
+			return false
+		}
+		s.skip()
+		switch s.peek() {
 		case ',':
-		case ']':
-			s.depth--
-			return nil
-		default:
-			return fault("", "it is not JSON")
-		}
-	}
-}
-
-func (s *scanner) object() error {
-	if err := s.enter(); err != nil {
-		return err
-	}
-	base := len(s.names)
-	defer func() { s.names = s.names[:base] }()
-	var seen map[string]bool
-	if s.pos < len(s.b) && s.b[s.pos] == '}' {
-		s.pos++
-		s.depth--
-		return nil
-	}
-	for {
-		s.space()
-		if s.pos == len(s.b) || s.b[s.pos] != '"' {
-			return fault("", "it is not JSON")
-		}
-		name, err := s.text()
-		if err != nil {
-			return err
-		}
-		if seen, err = s.once(base, name, seen); err != nil {
-			return err
-		}
-		s.space()
-		if s.pos == len(s.b) || s.b[s.pos] != ':' {
-			return fault("", "it is not JSON")
-		}
-		s.pos++
-		s.space()
-		start := s.pos
-		if err := s.value(); err != nil {
-			return err
-		}
-		if s.depth == 1 {
-			s.top = append(s.top, member{name, s.b[start:s.pos]})
-		}
-		s.space()
-		if s.pos == len(s.b) {
-			return fault("", "it ends too early")
-		}
-		s.pos++
-		switch s.b[s.pos-1] {
-		case ',':
+			s.i++
+			s.skip()
 		case '}':
-			s.depth--
-			return nil
+			s.i++
+			s.keys = s.keys[:known.first]
+			return true
 		default:
-			return fault("", "it is not JSON")
+			return s.fail("a comma or the end of the object is expected")
 		}
 	}
 }
 
-// once refuses a name that the object has already.
-func (s *scanner) once(base int, name []byte, seen map[string]bool) (map[string]bool, error) {
-	if bytes.IndexByte(name, '\\') >= 0 {
-		name = unquote(name)
-	}
-	here := s.names[base:]
-	switch {
-	case seen != nil:
-		if seen[string(name)] {
-			return seen, duplicate(name)
-		}
-		seen[string(name)] = true
-		return seen, nil
-	case len(here) == manyNames:
-		seen = make(map[string]bool, 2*manyNames)
-		for _, n := range here {
-			seen[string(n)] = true
-		}
-		if seen[string(name)] {
-			return seen, duplicate(name)
-		}
-		seen[string(name)] = true
-		return seen, nil
-	}
-	for _, n := range here {
-		if bytes.Equal(n, name) {
-			return seen, duplicate(name)
-		}
-	}
-	s.names = append(s.names, name)
-	return seen, nil
+// keySet are the keys of one object: the last of scanner.keys while they are
+// few, and a map when going through them would take long.
+type keySet struct {
+	first int
+	many  map[string]struct{}
 }
 
-func duplicate(name []byte) error {
-	return fault(printable(string(name)), "it stands twice in one object")
+const fewKeys = 24
+
+func (k *keySet) add(s *scanner, key []byte) bool {
+	if k.many != nil {
+		if _, dup := k.many[string(key)]; dup {
+			return false
+		}
+		k.many[string(key)] = struct{}{}
+		return true
+	}
+	few := s.keys[k.first:]
+	for _, other := range few {
+		if bytes.Equal(other, key) {
+			return false
+		}
+	}
+	if len(few) < fewKeys {
+		s.keys = append(s.keys, key)
+		return true
+	}
+	k.many = make(map[string]struct{}, 4*fewKeys)
+	for _, other := range few {
+		k.many[string(other)] = struct{}{}
+	}
+	k.many[string(key)] = struct{}{}
+	return true
 }
 
-// text reads a string and returns what stands between the quotes, raw.
-func (s *scanner) text() ([]byte, error) {
-	s.pos++
-	start := s.pos
-	for s.pos < len(s.b) {
-		c := s.b[s.pos]
-		switch {
+func (s *scanner) array(depth int) bool {
+	if depth > MaxDepth {
+		return s.fail("it is nested too deeply")
+	}
+	s.i++
+	s.skip()
+	if s.peek() == ']' {
+		s.i++
+		return true
+	}
+	for {
+		if !s.value(ignored, depth+1) {
+			return false
+		}
+		s.skip()
+		switch s.peek() {
+		case ',':
+			s.i++
+			s.skip()
+		case ']':
+			s.i++
+			return true
+		default:
+			return s.fail("a comma or the end of the array is expected")
+		}
+	}
+}
+
+func (s *scanner) literal(word string) bool {
+	if len(s.b)-s.i < len(word) || string(s.b[s.i:s.i+len(word)]) != word {
+		return s.fail("a value is expected")
+	}
+	s.i += len(word)
+	return true
+}
+
+func (s *scanner) number() bool {
+	if s.peek() == '-' {
+		s.i++
+	}
+	if s.peek() == '0' {
+		s.i++
+	} else if !s.digits() {
+		return false
+	}
+	if s.peek() == '.' {
+		s.i++
+		if !s.digits() {
+			return false
+		}
+	}
+	if c := s.peek(); c == 'e' || c == 'E' {
+		s.i++
+		if c := s.peek(); c == '+' || c == '-' {
+			s.i++
+		}
+		return s.digits()
+	}
+	return true
+}
+
+func (s *scanner) digits() bool {
+	start := s.i
+	for c := s.peek(); '0' <= c && c <= '9'; c = s.peek() {
+		s.i++
+	}
+	if s.i == start {
+		return s.fail("a digit is expected")
+	}
+	return true
+}
+
+// plain are the bytes that stand for themselves in a string.
+var plain = func() (t [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
+func (s *scanner) str() (escaped, ok bool) {
+	b, i := s.b, s.i+1
+	for {
+		for i < len(b) && plain[b[i]] {
+			i++
+		}
+		s.i = i
+		if i == len(b) {
+			return escaped, s.fail("a string has no end")
+		}
+		switch c := b[i]; {
 		case c == '"':
-			s.pos++
-			return s.b[start : s.pos-1], nil
+			s.i++
+			return escaped, true
 		case c == '\\':
-			if err := s.escape(); err != nil {
-				return nil, err
+			escaped = true
+			if !s.escape() {
+				return escaped, false
 			}
+			i = s.i
 		case c < ' ':
-			return nil, fault("", "a string holds a control character")
-		case c < utf8.RuneSelf:
-			s.pos++
+			return escaped, s.fail("a control character stands in a string")
 		default:
-			r, size := utf8.DecodeRune(s.b[s.pos:])
-			if r == utf8.RuneError && size == 1 {
-				return nil, fault("", "it is not valid UTF-8")
+			r, n := utf8.DecodeRune(b[i:])
+			if r == utf8.RuneError && n == 1 {
+				return escaped, s.fail("it is not UTF-8")
 			}
-			s.pos += size
+			i += n
 		}
 	}
-	return nil, fault("", "it ends too early")
 }
 
-func (s *scanner) escape() error {
-	if s.pos+1 >= len(s.b) {
-		return fault("", "it ends too early")
+// escape steps over an escape sequence; half a surrogate pair is none.
+func (s *scanner) escape() bool {
+	if s.i+1 >= len(s.b) {
+		return s.fail("a string has no end")
 	}
-	switch s.b[s.pos+1] {
-	case '"', '\\', 'b', 'f', 'n', 'r', 't':
-		s.pos += 2
-		return nil
-	case '/':
-		s.pos += 2
-		s.loose = true
-		return nil
+	switch s.b[s.i+1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		s.i += 2
+		return true
 	case 'u':
-		if _, ok := hex4(s.b[s.pos+2:]); !ok {
-			return fault("", "a string holds a bad escape")
+		r, ok := hex4(s.b[s.i+2:])
+		if !ok {
+			break
 		}
-		s.pos += 6
-		s.loose = true
-		return nil
+		if !utf16.IsSurrogate(r) {
+			s.i += 6
+			return true
+		}
+		rest := s.b[s.i+6:]
+		if len(rest) > 2 && rest[0] == '\\' && rest[1] == 'u' {
+			low, ok := hex4(rest[2:])
+			if ok && utf16.DecodeRune(r, low) != utf8.RuneError {
+				s.i += 12
+				return true
+			}
+		}
+		return s.fail("half a surrogate pair is escaped")
 	}
-	return fault("", "a string holds a bad escape")
+	return s.fail("it is no escape sequence")
 }
 
 func hex4(b []byte) (rune, bool) {
@@ -274,11 +465,11 @@ func hex4(b []byte) (rune, bool) {
 	var r rune
 	for _, c := range b[:4] {
 		switch {
-		case c >= '0' && c <= '9':
+		case '0' <= c && c <= '9':
 			c -= '0'
-		case c >= 'a' && c <= 'f':
+		case 'a' <= c && c <= 'f':
 			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
+		case 'A' <= c && c <= 'F':
 			c -= 'A' - 10
 		default:
 			return 0, false
@@ -288,180 +479,50 @@ func hex4(b []byte) (rune, bool) {
 	return r, true
 }
 
-func (s *scanner) number() error {
-	if s.b[s.pos] == '-' {
-		s.pos++
-	}
-	if s.pos < len(s.b) && s.b[s.pos] == '0' {
-		s.pos++
-	} else if !s.digits() {
-		return fault("", "a number is malformed")
-	}
-	if s.pos < len(s.b) && s.b[s.pos] == '.' {
-		s.pos++
-		if !s.digits() {
-			return fault("", "a number is malformed")
-		}
-	}
-	if s.pos < len(s.b) && (s.b[s.pos] == 'e' || s.b[s.pos] == 'E') {
-		s.pos++
-		if s.pos < len(s.b) && (s.b[s.pos] == '+' || s.b[s.pos] == '-') {
-			s.pos++
-		}
-		if !s.digits() {
-			return fault("", "a number is malformed")
-		}
-	}
-	return nil
-}
-
-func (s *scanner) digits() bool {
-	start := s.pos
-	for s.pos < len(s.b) && s.b[s.pos] >= '0' && s.b[s.pos] <= '9' {
-		s.pos++
-	}
-	return s.pos > start
-}
-
-// members reads the members of an object that was scanned before; nil when it
-// is none.
-func members(raw []byte) []member {
-	s := scanner{b: raw}
-	if s.document() != nil {
-		return nil
-	}
-	return s.top
-}
-
-// lookup finds a member by its name.
-func lookup(ms []member, name string) ([]byte, bool) {
-	for _, m := range ms {
-		if string(m.name) == name || bytes.IndexByte(m.name, '\\') >= 0 && string(unquote(m.name)) == name {
-			return m.value, true
-		}
-	}
-	return nil, false
-}
-
-// unquote decodes the inside of a scanned string. A surrogate without its other
-// half becomes U+FFFD.
-func unquote(raw []byte) []byte {
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return raw
-	}
-	out := make([]byte, 0, len(raw))
-	for i := 0; i < len(raw); {
-		if raw[i] != '\\' {
-			out = append(out, raw[i])
-			i++
+// unescape returns what a string stands for that the scanner has accepted.
+func unescape(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			out = append(out, b[i])
 			continue
 		}
-		if raw[i+1] != 'u' {
-			out = append(out, unescaped(raw[i+1]))
-			i += 2
-			continue
+		i++
+		switch c := b[i]; c {
+		case 'b':
+			out = append(out, '\b')
+		case 'f':
+			out = append(out, '\f')
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		case 'u':
+			r, _ := hex4(b[i+1:])
+			i += 4
+			if utf16.IsSurrogate(r) {
+				low, _ := hex4(b[i+3:])
+				r = utf16.DecodeRune(r, low)
+				i += 6
+			}
+			out = utf8.AppendRune(out, r)
+		default:
+			out = append(out, c)
 		}
-		r, size := rune16(raw[i:])
-		out = utf8.AppendRune(out, r)
-		i += size
 	}
 	return out
 }
 
-func unescaped(c byte) byte {
-	switch c {
-	case 'b':
-		return '\b'
-	case 'f':
-		return '\f'
-	case 'n':
-		return '\n'
-	case 'r':
-		return '\r'
-	case 't':
-		return '\t'
+// bytes returns what a string stands for.
+func (s *scanner) bytes(v value) []byte {
+	b := s.b[v.start+1 : v.end-1]
+	if v.escaped {
+		return unescape(b)
 	}
-	return c
+	return b
 }
 
-// rune16 reads \uXXXX or a pair of them. Half a pair comes back as itself.
-func rune16(raw []byte) (r rune, size int) {
-	r, _ = hex4(raw[2:])
-	if utf16.IsSurrogate(r) && len(raw) >= 12 && raw[6] == '\\' && raw[7] == 'u' {
-		if low, ok := hex4(raw[8:]); ok {
-			if pair := utf16.DecodeRune(r, low); pair != utf8.RuneError {
-				return pair, 12
-			}
-		}
-	}
-	return r, 6
-}
-
-// compact appends a scanned text without white space and with only the escapes
-// that JSON needs, as JSON.stringify writes it.
-func compact(dst, raw []byte) []byte {
-	for i := 0; i < len(raw); {
-		switch c := raw[i]; c {
-		case ' ', '\t', '\n', '\r':
-			i++
-		case '"':
-			end := i + 1
-			for raw[end] != '"' {
-				if raw[end] == '\\' {
-					end++
-				}
-				end++
-			}
-			dst = append(dst, '"')
-			dst = compactString(dst, raw[i+1:end])
-			dst = append(dst, '"')
-			i = end + 1
-		default:
-			dst = append(dst, c)
-			i++
-		}
-	}
-	return dst
-}
-
-func compactString(dst, raw []byte) []byte {
-	for i := 0; i < len(raw); {
-		switch {
-		case raw[i] != '\\':
-			dst = append(dst, raw[i])
-			i++
-		case raw[i+1] == '/':
-			dst = append(dst, '/')
-			i += 2
-		case raw[i+1] != 'u':
-			dst = append(dst, raw[i], raw[i+1])
-			i += 2
-		default:
-			r, size := rune16(raw[i:])
-			dst = appendRune(dst, r)
-			i += size
-		}
-	}
-	return dst
-}
-
-func appendRune(dst []byte, r rune) []byte {
-	const digits = "0123456789abcdef"
-	switch {
-	case r == '"' || r == '\\':
-		return append(dst, '\\', byte(r))
-	case r == '\b':
-		return append(dst, `\b`...)
-	case r == '\f':
-		return append(dst, `\f`...)
-	case r == '\n':
-		return append(dst, `\n`...)
-	case r == '\r':
-		return append(dst, `\r`...)
-	case r == '\t':
-		return append(dst, `\t`...)
-	case r < ' ' || utf16.IsSurrogate(r):
-		return append(dst, '\\', 'u', digits[r>>12&15], digits[r>>8&15], digits[r>>4&15], digits[r&15])
-	}
-	return utf8.AppendRune(dst, r)
-}
+// text is bytes as a string of its own.
+func (s *scanner) text(v value) string { return string(s.bytes(v)) }

@@ -1,243 +1,210 @@
 package events
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
 	"time"
 )
 
-// A Type binds the name of an event type to the Go type of its data.
+// Type binds the name that a type has on the wire to the Go type of its data.
+//
+// A type that is not declared here is a Type of [Raw], or of a type of your
+// own: Type[Raw]{Name: "organization.deleted"}. Object and DisplayName are what
+// [New] writes and may be empty for the names that [Types] lists.
 type Type[T any] struct {
-	Name        string
-	Object      string // the envelope's object
-	DisplayName string
+	Name        string // "user.deleted"
+	Object      string // "User"
+	DisplayName string // "User Deleted"
 }
 
-// The types that say somebody left, or came back. Others can be declared in the
-// same way.
+// The types whose data has a Go type.
 var (
+	// MembershipRemoved says that a person is no longer a member of an
+	// organization. It is the event to hand over on.
 	MembershipRemoved = Type[Membership]{"user.organization_membership_deleted", "OrgMembership", "User Organization Membership Deleted"}
+	// MembershipCreated says that a person became a member, or is one again.
 	MembershipCreated = Type[Membership]{"user.organization_membership_created", "OrgMembership", "User Organization Membership Created"}
-	UserDeleted       = Type[UserDeletion]{"user.deleted", "User", "User Deleted"}
+	// MembershipUpdated says that something about a membership changed. An
+	// INACTIVE entry for the organization in User.Memberships is a removal.
+	MembershipUpdated = Type[Membership]{"user.organization_membership_updated", "OrgMembership", "User Organization Membership Updated"}
+	// UserDeleted says that an account is gone.
+	UserDeleted = Type[UserDeletion]{"user.deleted", "User", "User Deleted"}
 )
 
-// Decode reads an event's data. It refuses an event of another type.
+// Types returns the names of the types whose data [Parse] checks, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(catalog)) }
+
+// Raw is data that is left as it was sent.
+type Raw = json.RawMessage
+
+// Decode returns the data of an event of the type. Keys are matched to the
+// letter. Every error matches [ErrInvalid].
 func (t Type[T]) Decode(e Event) (T, error) {
 	var data T
 	if e.Type != t.Name {
-		return data, fmt.Errorf("decode %s: the event is a %s", t.Name, e.Type)
+		return data, &FieldError{"type", "is not " + t.Name}
+	}
+	if raw, ok := any(&data).(*json.RawMessage); ok {
+		*raw = e.Data
+		return data, nil
 	}
 	if err := json.Unmarshal(e.Data, &data); err != nil {
-		return data, fmt.Errorf("decode %s: %w", t.Name, err)
+		var zero T
+		return zero, fmt.Errorf("%w: decode data: %w", ErrInvalid, err)
 	}
 	return data, nil
 }
 
-// Membership is the data of events about a person in an organization.
+// Membership is a person in an organization.
 type Membership struct {
 	Organization Organization `json:"organization"`
 	User         User         `json:"user"`
-	// Reason says why a membership ended: api, dashboard, scim, upstream,
-	// user_deleted or organization_deleted. May be empty.
+
+	// Reason is why the membership ended: api, dashboard, scim, upstream,
+	// user_deleted or organization_deleted; "" when the sender does not say.
 	Reason string `json:"reason,omitempty"`
-	// Successor is to whom the person's resources go; nil when the app decides.
+	// Successor is who takes over; nil leaves it to the app.
 	Successor *Successor `json:"successor,omitempty"`
-	// RevokedSessions are the sessions that ended with the membership.
+	// RevokedSessions are the ids (ses_…) of the sessions that ended with it.
 	RevokedSessions []string `json:"revoked_sessions,omitempty"`
+
+	Raw json.RawMessage `json:"-"` // the data as sent, with what is not listed here
 }
 
-// UserDeletion is the data of [UserDeleted].
+// UserDeletion is an account that is gone.
 type UserDeletion struct {
 	User User `json:"user"`
-	// Reason is last_membership_removed, user_deleted or organization_deleted.
+
+	// Reason is last_membership_removed, user_deleted or organization_deleted;
+	// "" when the sender does not say.
 	Reason    string     `json:"reason,omitempty"`
 	Successor *Successor `json:"successor,omitempty"`
+
+	Raw json.RawMessage `json:"-"` // the data as sent, with what is not listed here
 }
 
-// Successor names a person to transfer to.
+// Successor is whom to transfer to. One of the two is there, or both.
 type Successor struct {
-	UserID string `json:"user_id"`
+	UserID string `json:"user_id,omitempty"` // usr_…
 	Email  string `json:"email,omitempty"`
 }
 
-// Organization is an organization as events show it.
+// Organization is a customer: a company, a team. Only the ID is always there.
 type Organization struct {
-	ID          string            `json:"id"`
+	ID          string            `json:"id"` // org_…
 	DisplayName string            `json:"display_name,omitempty"`
-	ExternalID  string            `json:"external_id,omitempty"`
-	RegionCode  string            `json:"region_code,omitempty"`
+	ExternalID  string            `json:"external_id,omitempty"` // in the app's own system
+	RegionCode  string            `json:"region_code,omitempty"` // US, EU
 	Metadata    map[string]string `json:"metadata,omitempty"`
-	CreateTime  time.Time         `json:"create_time,omitzero"`
-	UpdateTime  time.Time         `json:"update_time,omitzero"`
-}
-
-// User is a person as events show it.
-type User struct {
-	ID          string            `json:"id"`
-	Email       string            `json:"email,omitempty"`
-	ExternalID  string            `json:"external_id,omitempty"`
-	Metadata    map[string]string `json:"metadata,omitempty"`
-	Profile     *Profile          `json:"user_profile,omitempty"`
 	CreateTime  time.Time         `json:"create_time,omitzero"`
 	UpdateTime  time.Time         `json:"update_time,omitzero"`
 	DeletedAt   time.Time         `json:"deleted_at,omitzero"`
-	Memberships []UserMembership  `json:"memberships,omitempty"`
 }
 
-// Profile is what is known of a person.
-type Profile struct {
-	ID                string `json:"id,omitempty"`
-	Name              string `json:"name,omitempty"`
-	GivenName         string `json:"given_name,omitempty"`
-	FamilyName        string `json:"family_name,omitempty"`
-	PreferredUsername string `json:"preferred_username,omitempty"`
-	EmailVerified     bool   `json:"email_verified,omitempty"`
+// User is a person's account. Only the ID is always there.
+type User struct {
+	ID            string            `json:"id"` // usr_…
+	Email         string            `json:"email,omitempty"`
+	ExternalID    string            `json:"external_id,omitempty"` // in the app's own system
+	Metadata      map[string]string `json:"metadata,omitempty"`
+	Profile       UserProfile       `json:"user_profile,omitzero"`
+	Memberships   []UserMembership  `json:"memberships,omitempty"`
+	CreateTime    time.Time         `json:"create_time,omitzero"`
+	UpdateTime    time.Time         `json:"update_time,omitzero"`
+	LastLoginTime time.Time         `json:"last_login_time,omitzero"`
+	DeletedAt     time.Time         `json:"deleted_at,omitzero"`
 }
 
-// UserMembership is one of a person's memberships, where an event lists them.
+// UserProfile is what a person says of themselves, or their directory does.
+type UserProfile struct {
+	ID                  string            `json:"id,omitempty"` // usp_…
+	Name                string            `json:"name,omitempty"`
+	GivenName           string            `json:"given_name,omitempty"`
+	FamilyName          string            `json:"family_name,omitempty"`
+	PreferredUsername   string            `json:"preferred_username,omitempty"`
+	Locale              string            `json:"locale,omitempty"`
+	Gender              string            `json:"gender,omitempty"`
+	Picture             string            `json:"picture,omitempty"`
+	EmailVerified       bool              `json:"email_verified,omitempty"`
+	PhoneNumber         string            `json:"phone_number,omitempty"`
+	PhoneNumberVerified bool              `json:"phone_number_verified,omitempty"`
+	Groups              []string          `json:"groups,omitempty"`
+	Metadata            map[string]string `json:"metadata,omitempty"`
+	CustomAttributes    map[string]string `json:"custom_attributes,omitempty"`
+}
+
+// UserMembership is one of a user's memberships as the user carries it.
 type UserMembership struct {
-	OrganizationID   string    `json:"organization_id"`
-	MembershipStatus string    `json:"membership_status,omitempty"` // ACTIVE, INACTIVE, PENDING_INVITE, INVITE_EXPIRED
-	JoinTime         time.Time `json:"join_time,omitzero"`
+	OrganizationID     string            `json:"organization_id"`             // org_…
+	Status             string            `json:"membership_status,omitempty"` // ACTIVE, INACTIVE, PENDING_INVITE, INVITE_EXPIRED
+	Name               string            `json:"name,omitempty"`
+	DisplayName        string            `json:"display_name,omitempty"`
+	ProvisioningMethod string            `json:"provisioning_method,omitempty"`
+	Roles              []Role            `json:"roles,omitempty"`
+	Metadata           map[string]string `json:"metadata,omitempty"`
+	JoinTime           time.Time         `json:"join_time,omitzero"`
 }
 
-// data reads the object under "data".
-type data struct{ fields []member }
-
-func (d *data) text(name string) string {
-	raw, ok := lookup(d.fields, name)
-	if !ok {
-		return ""
-	}
-	s, _ := str(raw)
-	return s
+// Role is what a member may do.
+type Role struct {
+	ID          string `json:"id,omitempty"` // role_…
+	Name        string `json:"name"`
+	DisplayName string `json:"display_name,omitempty"`
 }
 
-// child returns the string fields of an object in data.
-func (d *data) child(name string) (map[string]string, error) {
-	raw, ok := lookup(d.fields, name)
-	if !ok {
-		return nil, nil
-	}
-	if raw[0] != '{' {
-		return nil, fault("data."+name, "it must be an object")
-	}
-	fields := make(map[string]string, 1)
-	if id, ok := lookup(members(raw), "id"); ok {
-		fields["id"], _ = str(id)
-	}
-	return fields, nil
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (m *Membership) UnmarshalJSON(b []byte) error {
+	m.Raw = bytes.Clone(b)
+	return decodeExactly(b, m)
 }
 
-func (d *data) id(path, prefix string) error {
-	raw, ok := lookup(d.fields, path)
-	if !ok {
-		return fault("data."+path, "it is missing")
-	}
-	return checkRawID("data."+path, raw, prefix)
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (d *UserDeletion) UnmarshalJSON(b []byte) error {
+	d.Raw = bytes.Clone(b)
+	return decodeExactly(b, d)
 }
 
-func checkRawID(field string, raw []byte, prefix string) error {
-	id, ok := str(raw)
-	if !ok {
-		return fault(field, "it must be a string")
-	}
-	return checkID(field, id, prefix)
-}
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (s *Successor) UnmarshalJSON(b []byte) error { return decodeExactly(b, s) }
 
-func (d *data) childID(name, prefix string) error {
-	raw, ok := lookup(d.fields, name)
-	if !ok {
-		return fault("data."+name, "it is missing")
-	}
-	if raw[0] != '{' {
-		return fault("data."+name, "it must be an object")
-	}
-	id, ok := lookup(members(raw), "id")
-	if !ok {
-		return fault("data."+name+".id", "it is missing")
-	}
-	return checkRawID("data."+name+".id", id, prefix)
-}
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (o *Organization) UnmarshalJSON(b []byte) error { return decodeExactly(b, o) }
 
-func (d *data) textField(name string) error {
-	raw, ok := lookup(d.fields, name)
-	if !ok {
-		return fault("data."+name, "it is missing")
-	}
-	if _, ok := str(raw); !ok {
-		return fault("data."+name, "it must be a string")
-	}
-	return nil
-}
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (u *User) UnmarshalJSON(b []byte) error { return decodeExactly(b, u) }
 
-func (d *data) object(name string) error {
-	raw, ok := lookup(d.fields, name)
-	if !ok {
-		return fault("data."+name, "it is missing")
-	}
-	if raw[0] != '{' {
-		return fault("data."+name, "it must be an object")
-	}
-	return nil
-}
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (p *UserProfile) UnmarshalJSON(b []byte) error { return decodeExactly(b, p) }
 
-func all(checks ...func(*data) error) func(*data) error {
-	return func(d *data) error {
-		for _, check := range checks {
-			if err := check(d); err != nil {
-				return err
-			}
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (m *UserMembership) UnmarshalJSON(b []byte) error { return decodeExactly(b, m) }
+
+// UnmarshalJSON takes the fields whose keys match to the letter.
+func (r *Role) UnmarshalJSON(b []byte) error { return decodeExactly(b, r) }
+
+// decodeExactly fills a struct from an object. Left to itself encoding/json
+// would also take "USER" for "user", and the last of the two would win over the
+// one that Parse has checked.
+func decodeExactly(b []byte, structure any) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil {
+		return err
+	}
+	v := reflect.ValueOf(structure).Elem()
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		raw, ok := members[name]
+		if !ok || name == "-" {
+			continue
 		}
-		return nil
+		if err := json.Unmarshal(raw, v.Field(i).Addr().Interface()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
+	return nil
 }
-
-// What the documented types require of data.
-var (
-	ofOrganization = all(func(d *data) error { return d.id("id", "org_") }, func(d *data) error { return d.textField("display_name") })
-	ofMembership   = all(func(d *data) error { return d.childID("organization", "org_") }, func(d *data) error { return d.childID("user", "usr_") })
-	ofUser         = all(func(d *data) error { return d.childID("user", "usr_") })
-	ofSession      = all(func(d *data) error { return d.object("user") }, func(d *data) error { return d.object("user_session") })
-	ofDirectory    = all(func(d *data) error { return d.textField("id") }, func(d *data) error { return d.id("organization_id", "org_") })
-	ofDirUser      = all(func(d *data) error { return d.id("id", "diruser_") }, func(d *data) error { return d.id("organization_id", "org_") })
-	ofRole         = all(func(d *data) error { return d.textField("id") }, func(d *data) error { return d.textField("name") })
-)
-
-// objects are the documented types with the object of their envelope.
-var objects = map[string]string{
-	"organization.created": "Organization", "organization.updated": "Organization", "organization.deleted": "Organization",
-	"organization.domain_created": "Organization", "organization.domain_deleted": "Organization",
-	"organization.domain_dns_verification_success": "Organization", "organization.domain_dns_verification_failed": "Organization",
-	"user.signup": "OrgMembership", "user.organization_invitation": "OrgMembership", "user.organization_membership_created": "OrgMembership",
-	"user.organization_membership_updated": "OrgMembership", "user.organization_membership_deleted": "OrgMembership",
-	"user.login": "User", "user.logout": "User", "user.deleted": "User",
-	"organization.directory_enabled": "Directory", "organization.directory_disabled": "Directory",
-	"organization.directory.user_created": "DirectoryUser", "organization.directory.user_updated": "DirectoryUser",
-	"organization.directory.user_deleted":  "DirectoryUser",
-	"organization.directory.group_created": "DirectoryGroup", "organization.directory.group_updated": "DirectoryGroup",
-	"organization.directory.group_deleted": "DirectoryGroup",
-	"organization.sso_created":             "Connection", "organization.sso_enabled": "Connection", "organization.sso_disabled": "Connection",
-	"organization.sso_deleted": "Connection",
-	"role.created":             "Role", "role.updated": "Role", "role.deleted": "Role",
-	"permission.created": "Permission", "permission.updated": "Permission", "permission.deleted": "Permission",
-}
-
-func known(eventType string) bool { return objects[eventType] != "" }
-
-// requirements checks data for the documented types.
-var requirements = func() map[string]func(*data) error {
-	byObject := map[string]func(*data) error{
-		"Organization": ofOrganization, "OrgMembership": ofMembership, "Directory": ofDirectory, "DirectoryUser": ofDirUser,
-		"DirectoryGroup": ofDirectory, "Connection": ofDirectory, "Role": ofRole, "Permission": ofRole,
-	}
-	checks := make(map[string]func(*data) error, len(objects))
-	for name, object := range objects {
-		checks[name] = byObject[object]
-	}
-	for _, name := range []string{"organization.domain_created", "organization.domain_deleted", "organization.domain_dns_verification_success", "organization.domain_dns_verification_failed"} {
-		delete(checks, name) // their data is not documented beyond being an object
-	}
-	checks["user.login"], checks["user.logout"], checks["user.deleted"] = ofSession, ofSession, ofUser
-	return checks
-}()

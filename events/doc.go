@@ -1,0 +1,2 @@
+// Package events reads and builds webhook events.
+package events
