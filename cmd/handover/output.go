@@ -169,3 +169,42 @@ func plural(n int64, one, many string) string {
 	}
 	return fmt.Sprintf("%d %s", n, many)
 }
+
+// shorten cuts a text that is too long for a line.
+func shorten(text string, limit int) string {
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit-1]) + "…"
+	}
+	return text
+}
+
+// cleanLines is clean for a text of several lines.
+func cleanLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = clean(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// state colours a state by whether it needs attention.
+func (s style) state(state string) string {
+	switch state {
+	case "succeeded", "enabled", "done":
+		return s.good(state)
+	case "failed":
+		return s.bad(state)
+	case "pending", "sending", "held", "running", "disabled":
+		return s.warn(state)
+	}
+	return s.dim(state)
+}
+
+// validity says how long a secret holds.
+func (c *cli) validity(from, until time.Time) string {
+	line := "since " + c.when(from)
+	if !until.IsZero() {
+		line += ", until " + c.when(until)
+	}
+	return line
+}

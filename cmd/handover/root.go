@@ -83,7 +83,8 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		}
 		root.AddCommand(commands...)
 	}
-	add("develop")
+	add("develop", c.triggerCommand(), c.listenCommand(), c.verifyCommand())
+	add("operate", c.endpointsCommand(), c.eventsCommand(), c.deliveriesCommand(), c.replayCommand(), c.sourcesCommand(), c.keysCommand())
 	root.AddCommand(c.versionCommand())
 	root.SetOut(c.out) // the completion commands keep what they write to
 	root.InitDefaultCompletionCmd()
@@ -198,6 +199,16 @@ func args(names ...string) cobra.PositionalArgs {
 			return fmt.Errorf("unexpected argument %q", given[len(names)])
 		}
 		return nil
+	}
+}
+
+// optional takes the named argument or none.
+func optional(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if len(given) == 0 {
+			return nil
+		}
+		return args(name)(cmd, given)
 	}
 }
 
