@@ -1,9 +1,9 @@
 package dispatch
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"github.com/handover-dev/handover/handlers"
 )
 
 // A Class is what became of an attempt, from a closed set: a label for metrics
@@ -140,11 +142,11 @@ func (a Answer) Words() string {
 
 // refusal returns what a 422 answer's receipt says when it asks for an operator.
 func (a Answer) refusal() (status, message string, ok bool) {
-	var receipt struct{ Type, Status, Message string }
-	if json.Unmarshal(a.Receipt, &receipt) != nil || receipt.Type != "receipt" {
+	r, err := handlers.ParseReceipt(a.Receipt)
+	if err != nil || (r.Status != handlers.StatusBlocked && r.Status != handlers.StatusFailed) {
 		return "", "", false
 	}
-	return receipt.Status, receipt.Message, receipt.Status == "blocked" || receipt.Status == "failed"
+	return r.Status, r.Message, true
 }
 
 func (a Answer) again() string {
@@ -249,7 +251,7 @@ func explain(err error, p progress) (Class, string) {
 		}
 		return ClassReset, "the connection was closed before an answer" + by(at)
 	case p.answering:
-		return ClassProtocol, "the answer is not HTTP: " + err.Error()
+		return ClassProtocol, "the answer is not HTTP: " + cmp.Or(errors.Unwrap(err), err).Error()
 	default:
 		return ClassOther, err.Error()
 	}

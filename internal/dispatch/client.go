@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/handover-dev/handover/signing"
 )
 
 const (
@@ -56,14 +58,9 @@ type Request struct {
 	URL     string
 	ID      string // webhook-id: the delivery's, the same in every attempt
 	Body    []byte // sent byte for byte; not modified
-	Signer  Signer
+	Signer  signing.Signer
 	Timeout time.Duration // 0 = the Client's
 	Now     time.Time     // webhook-timestamp; zero = time.Now()
-}
-
-// A Signer sets the three webhook-* headers of a request.
-type Signer interface {
-	SetHeaders(h http.Header, id string, at time.Time, body []byte) error
 }
 
 func (c *Client) start() {

@@ -173,33 +173,33 @@ func (e Exponential) backOff() backoff.BackOff {
 		backoff.WithRandomizationFactor(0),
 		backoff.WithMaxElapsedTime(0),
 	)
-	return &firstAtOnce{rest: b, left: min(cmp.Or(e.Attempts, 10), MaxAttempts)}
+	return &firstAtOnce{rest: b, attempts: min(cmp.Or(e.Attempts, 10), MaxAttempts)}
 }
 
 type firstAtOnce struct {
-	rest    backoff.BackOff
-	left    int
-	started bool
+	rest     backoff.BackOff
+	attempts int
+	made     int
 }
 
 func (b *firstAtOnce) NextBackOff() time.Duration {
-	if b.left <= 0 {
+	b.made++
+	switch {
+	case b.made > b.attempts:
 		return backoff.Stop
-	}
-	b.left--
-	if !b.started {
-		b.started = true
+	case b.made == 1:
 		return 0
+	default:
+		return b.rest.NextBackOff()
 	}
-	return b.rest.NextBackOff()
 }
 
-func (b *firstAtOnce) Reset() { b.started = false; b.rest.Reset() }
+func (b *firstAtOnce) Reset() { b.made = 0; b.rest.Reset() }
 
 // A Policy says when to try again. Its zero value is [DefaultSchedule] with a jitter of 20 %.
 type Policy struct {
-	Schedule    Schedule     // nil = Exponential when that is set, else DefaultSchedule
-	Exponential *Exponential // used when Schedule is nil
+	Schedule    Schedule     // empty = Exponential when that is set, else DefaultSchedule
+	Exponential *Exponential // used when Schedule is empty
 	Jitter      float64      // share of a delay by which it may be shorter or longer; 0 = 0.2, negative = none
 }
 
@@ -237,7 +237,7 @@ func (p Policy) Attempts() int {
 
 func (p Policy) backOff() backoff.BackOff {
 	switch {
-	case p.Schedule != nil:
+	case len(p.Schedule) > 0:
 		return p.Schedule.backOff()
 	case p.Exponential != nil:
 		return p.Exponential.backOff()
