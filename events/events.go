@@ -27,9 +27,15 @@ var ErrInvalid = errors.New("invalid event")
 type FieldError struct {
 	Field  string // as a path: "id", "data.user.id"
 	Reason string // "is required", "has to begin with usr_"
+
+	cause error
 }
 
 func (e *FieldError) Error() string { return ErrInvalid.Error() + ": " + e.Field + " " + e.Reason }
+
+// Unwrap returns the error of encoding/json or of your own type, if one is the
+// cause. Its text may quote the event.
+func (e *FieldError) Unwrap() error { return e.cause }
 
 // Is reports whether target is [ErrInvalid].
 func (e *FieldError) Is(target error) bool { return target == ErrInvalid }
@@ -121,8 +127,8 @@ func (e Event) LogValue() slog.Value {
 // Parse reads an event strictly: the package comment lists the rules. The event
 // keeps body, which must not be modified afterwards.
 func Parse(body []byte) (Event, error) {
-	var s scanner
-	if err := s.scan(body); err != nil {
+	s := scanner{b: body}
+	if err := s.scan(); err != nil {
 		return Event{}, err
 	}
 	return s.event()
@@ -146,8 +152,8 @@ const specVersion = "1"
 // The body of the result is compact: no white space between tokens, no newline
 // at the end. A raw that is complete and compact already is the body.
 func Complete(raw []byte, d Defaults) (Event, error) {
-	var s scanner
-	if err := s.scan(raw); err != nil {
+	s := scanner{b: raw}
+	if err := s.scan(); err != nil {
 		return Event{}, err
 	}
 	head := s.missing(d)
@@ -155,14 +161,14 @@ func Complete(raw []byte, d Defaults) (Event, error) {
 		return s.event()
 	}
 	if s.f[fType].kind == kindNone {
-		return Event{}, &FieldError{"type", required}
+		return Event{}, &FieldError{Field: "type", Reason: required}
 	}
 	compact := raw
 	if s.space {
 		var out bytes.Buffer
 		out.Grow(len(raw))
 		if err := json.Compact(&out, raw); err != nil {
-			return Event{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+			return Event{}, &SyntaxError{Reason: "it cannot be compacted"}
 		}
 		compact = out.Bytes()
 	}
@@ -219,19 +225,18 @@ func appendMember(b []byte, name, value string) []byte {
 	b = append(b, '"')
 	b = append(b, name...)
 	b = append(b, `":`...)
-	return appendJSON(b, value)
-}
-
-// appendJSON writes a value as compact JSON in which <, > and & stay as they
-// are. A string cannot fail.
-func appendJSON(b []byte, v any) []byte {
-	out, err := marshal(v)
-	if err != nil {
-		return append(b, "null"...)
+	for i := range len(value) {
+		if !plain[value[i]] {
+			quoted, _ := marshal(value) // a string can always be
+			return append(b, quoted...)
+		}
 	}
-	return append(b, out...)
+	b = append(b, '"')
+	b = append(b, value...)
+	return append(b, '"')
 }
 
+// marshal writes compact JSON in which <, > and & stay as they are.
 func marshal(v any) ([]byte, error) {
 	var out bytes.Buffer
 	enc := json.NewEncoder(&out)
@@ -247,7 +252,7 @@ func marshal(v any) ([]byte, error) {
 func New[T any](t Type[T], data T, d Defaults, organizationID string) (Event, error) {
 	raw, err := marshal(data)
 	if err != nil {
-		return Event{}, fmt.Errorf("%w: marshal data: %w", ErrInvalid, err)
+		return Event{}, &FieldError{Field: "data", Reason: "cannot be marshaled", cause: err}
 	}
 	known := catalog[t.Name]
 	b := append(make([]byte, 0, len(raw)+512), '{')

@@ -19,7 +19,7 @@ const (
 )
 
 var (
-	lastID atomic.Uint64                    // seconds and count of the last id
+	lastID atomic.Int64                     // seconds and count of the last id
 	idNode = sync.OnceValue(func() uint64 { // drawn anew in every process
 		var b [8]byte
 		_, _ = rand.Read(b[:]) // never fails
@@ -37,7 +37,7 @@ func NewID() string {
 		last := lastID.Load()
 		// Past the last count of a second the next one is borrowed from, and a
 		// clock that is set back is not followed.
-		next := max(last+1, uint64(max(time.Now().Unix()-idEpoch, 0))*idCounts)
+		next := max(last+1, (time.Now().Unix()-idEpoch)*idCounts)
 		if lastID.CompareAndSwap(last, next) {
 			return fmt.Sprintf("evt_%09d%07d%05d", next/idCounts%idSeconds, idNode(), next%idCounts)
 		}

@@ -95,32 +95,28 @@ var tooLong = "is longer than " + strconv.Itoa(MaxID) + " bytes"
 
 // event makes the event of what was scanned, or says which field is at fault.
 func (s *scanner) event() (Event, error) {
-	c := checker{s: s}
 	e := Event{body: s.b}
-	e.SpecVersion = c.word(fSpecVersion, "spec_version", "")
-	if c.err == nil && !isDigits(e.SpecVersion) {
-		c.fail("spec_version", notDigits)
-	}
-	e.ID = c.word(fID, "id", "evt_")
-	known := c.typ()
+	e.SpecVersion = s.version()
+	e.ID = s.word(fID, "id", "evt_")
+	known := s.typ()
 	e.Type = known.name
-	e.Object = c.object(known.object)
-	e.OccurredAt = c.time(fOccurredAt, "occurred_at")
-	e.EnvironmentID = c.word(fEnvironmentID, "environment_id", "env_")
-	if c.has(fOrganizationID) {
-		e.OrganizationID = c.word(fOrganizationID, "organization_id", "org_")
+	e.Object = s.objectName(known.object)
+	e.OccurredAt = s.time(fOccurredAt, "occurred_at")
+	e.EnvironmentID = s.word(fEnvironmentID, "environment_id", "env_")
+	if s.has(fOrganizationID) {
+		e.OrganizationID = s.word(fOrganizationID, "organization_id", "org_")
 	}
-	if c.has(fDisplayName) {
-		e.DisplayName = c.str(fDisplayName, "display_name")
+	if s.has(fDisplayName) {
+		e.DisplayName = s.textOf(fDisplayName, "display_name")
 	}
-	if c.is(fData, "data", kindObject, notObject) {
+	if s.is(fData, "data", kindObject, notObject) {
 		e.Data = s.b[s.f[fData].start:s.f[fData].end:s.f[fData].end]
 	}
 	if known.object != "" {
-		c.data(known)
+		s.data(known)
 	}
-	if c.err != nil {
-		return Event{}, c.err
+	if s.faulty != "" {
+		return Event{}, &FieldError{Field: s.faulty, Reason: s.fault}
 	}
 	if e.OrganizationID == "" {
 		e.OrganizationID = s.organization(e.Object)
@@ -161,162 +157,166 @@ func (s *scanner) id(f field, prefix string) (string, bool) {
 	return string(b), true
 }
 
-// checker keeps the first fault it finds.
-type checker struct {
-	s   *scanner
-	err *FieldError
-}
-
-func (c *checker) fail(name, reason string) {
-	if c.err == nil {
-		c.err = &FieldError{name, reason}
+// refuse notes a fault in a field; the first one counts.
+func (s *scanner) refuse(name, reason string) {
+	if s.faulty == "" {
+		s.faulty, s.fault = name, reason
 	}
 }
 
 // has reports whether an optional field is there; null stands for absent.
-func (c *checker) has(f field) bool {
-	k := c.s.f[f].kind
+func (s *scanner) has(f field) bool {
+	k := s.f[f].kind
 	return k != kindNone && k != kindNull
 }
 
-func (c *checker) is(f field, name string, k kind, otherwise string) bool {
-	switch c.s.f[f].kind {
+func (s *scanner) is(f field, name string, k kind, otherwise string) bool {
+	switch s.f[f].kind {
 	case k:
 		return true
 	case kindNone:
-		c.fail(name, required)
+		s.refuse(name, required)
 	default:
-		c.fail(name, otherwise)
+		s.refuse(name, otherwise)
 	}
 	return false
 }
 
-func (c *checker) str(f field, name string) string {
-	if !c.is(f, name, kindString, notString) {
+func (s *scanner) textOf(f field, name string) string {
+	if !s.is(f, name, kindString, notString) {
 		return ""
 	}
-	return c.s.text(c.s.f[f])
+	return s.text(s.f[f])
 }
 
 // word returns a text that ids and names are made of: visible ASCII, with a
 // prefix and something after it.
-func (c *checker) word(f field, name, prefix string) string {
-	b := c.wordBytes(f, name, prefix)
-	if string(b) == specVersion {
-		return specVersion
-	}
-	return string(b)
+func (s *scanner) word(f field, name, prefix string) string {
+	return string(s.wordBytes(f, name, prefix))
 }
 
-func (c *checker) wordBytes(f field, name, prefix string) []byte {
-	if c.err != nil || !c.is(f, name, kindString, notString) {
+func (s *scanner) wordBytes(f field, name, prefix string) []byte {
+	if s.faulty != "" || !s.is(f, name, kindString, notString) {
 		return nil
 	}
-	b := c.s.bytes(c.s.f[f])
+	b := s.bytes(s.f[f])
 	switch {
 	case len(b) > MaxID:
-		c.fail(name, tooLong)
+		s.refuse(name, tooLong)
 	case len(b) < len(prefix) || string(b[:len(prefix)]) != prefix:
-		c.fail(name, "has to begin with "+prefix)
+		s.refuse(name, "has to begin with "+prefix)
 	case len(b) == len(prefix) && prefix != "":
-		c.fail(name, "has to have something after "+prefix)
+		s.refuse(name, "has to have something after "+prefix)
 	case len(b) == 0:
-		c.fail(name, "is empty")
+		s.refuse(name, "is empty")
 	case !isVisible(b):
-		c.fail(name, notVisible)
+		s.refuse(name, notVisible)
 	default:
 		return b
 	}
 	return nil
 }
 
+func (s *scanner) version() string {
+	b := s.wordBytes(fSpecVersion, "spec_version", "")
+	if string(b) == specVersion {
+		return specVersion
+	}
+	for _, digit := range b {
+		if digit < '0' || digit > '9' {
+			s.refuse("spec_version", notDigits)
+		}
+	}
+	return string(b)
+}
+
 // typ returns what is known about the event's type, at least its name.
-func (c *checker) typ() kindOfEvent {
-	b := c.wordBytes(fType, "type", "")
+func (s *scanner) typ() kindOfEvent {
+	b := s.wordBytes(fType, "type", "")
 	if k, ok := catalog[string(b)]; ok {
 		return k
 	}
 	return kindOfEvent{name: string(b)}
 }
 
-// object returns the field object; usual is what it is for the type.
-func (c *checker) object(usual string) string {
-	b := c.wordBytes(fObject, "object", "")
+// objectName returns the field object; usual is what it is for the type.
+func (s *scanner) objectName(usual string) string {
+	b := s.wordBytes(fObject, "object", "")
 	if string(b) == usual {
 		return usual
 	}
 	return string(b)
 }
 
-func (c *checker) time(f field, name string) time.Time {
-	if c.err != nil || !c.is(f, name, kindString, notString) {
+func (s *scanner) time(f field, name string) time.Time {
+	if s.faulty != "" || !s.is(f, name, kindString, notString) {
 		return time.Time{}
 	}
-	t, ok := parseTime(c.s.bytes(c.s.f[f]))
+	t, ok := parseTime(s.bytes(s.f[f]))
 	if !ok {
-		c.fail(name, notTime)
+		s.refuse(name, notTime)
 	}
 	return t
 }
 
 // data checks the data of a type that is known.
-func (c *checker) data(k kindOfEvent) {
-	if c.err != nil {
+func (s *scanner) data(k kindOfEvent) {
+	if s.faulty != "" {
 		return
 	}
 	if k.need&needID != 0 {
-		c.wordBytes(fDataID, "data.id", k.id)
+		s.wordBytes(fDataID, "data.id", k.id)
 	}
 	if k.need&needName != 0 {
-		c.is(fDataName, "data.name", kindString, notString)
+		s.is(fDataName, "data.name", kindString, notString)
 	}
 	if k.need&needDisplayName != 0 {
-		c.is(fDataDisplayName, "data.display_name", kindString, notString)
+		s.is(fDataDisplayName, "data.display_name", kindString, notString)
 	}
 	if k.need&needDeletedAt != 0 {
-		c.time(fDataDeletedAt, "data.deleted_at")
+		s.time(fDataDeletedAt, "data.deleted_at")
 	}
-	if k.need&needOrganizationID != 0 || c.has(fDataOrganizationID) {
-		c.wordBytes(fDataOrganizationID, "data.organization_id", "org_")
+	if k.need&needOrganizationID != 0 || s.has(fDataOrganizationID) {
+		s.wordBytes(fDataOrganizationID, "data.organization_id", "org_")
 	}
-	if k.need&needOrganization != 0 && c.is(fDataOrganization, "data.organization", kindObject, notObject) {
-		c.wordBytes(fDataOrganizationDotID, "data.organization.id", "org_")
+	if k.need&needOrganization != 0 && s.is(fDataOrganization, "data.organization", kindObject, notObject) {
+		s.wordBytes(fDataOrganizationDotID, "data.organization.id", "org_")
 	}
 	if k.need&needUser != 0 {
-		c.is(fDataUser, "data.user", kindObject, notObject)
+		s.is(fDataUser, "data.user", kindObject, notObject)
 	}
-	if k.need&needUserID != 0 || c.has(fDataUserID) {
-		c.wordBytes(fDataUserID, "data.user.id", "usr_")
+	if k.need&needUserID != 0 || s.has(fDataUserID) {
+		s.wordBytes(fDataUserID, "data.user.id", "usr_")
 	}
 	if k.need&needSession != 0 {
-		c.is(fDataSession, "data.user_session", kindObject, notObject)
+		s.is(fDataSession, "data.user_session", kindObject, notObject)
 	}
 	if k.need&needUserID != 0 {
-		c.leaving()
+		s.leaving()
 	}
 }
 
 // leaving checks what the events about a person's membership or account may
 // say beside: why, and who is to take over.
-func (c *checker) leaving() {
-	if c.has(fDataReason) {
-		c.is(fDataReason, "data.reason", kindString, notString)
+func (s *scanner) leaving() {
+	if s.has(fDataReason) {
+		s.is(fDataReason, "data.reason", kindString, notString)
 	}
-	if !c.has(fDataSuccessor) || !c.is(fDataSuccessor, "data.successor", kindObject, notObject) {
+	if !s.has(fDataSuccessor) || !s.is(fDataSuccessor, "data.successor", kindObject, notObject) {
 		return
 	}
-	user, email := c.has(fSuccessorUserID), c.has(fSuccessorEmail)
+	user, email := s.has(fSuccessorUserID), s.has(fSuccessorEmail)
 	if user {
-		c.wordBytes(fSuccessorUserID, "data.successor.user_id", "usr_")
+		s.wordBytes(fSuccessorUserID, "data.successor.user_id", "usr_")
 	}
 	if email {
-		address := c.str(fSuccessorEmail, "data.successor.email")
-		if c.err == nil && !isAddress(address) {
-			c.fail("data.successor.email", notAddress)
+		address := s.textOf(fSuccessorEmail, "data.successor.email")
+		if s.faulty == "" && !isAddress(address) {
+			s.refuse("data.successor.email", notAddress)
 		}
 	}
 	if !user && !email {
-		c.fail("data.successor", needsOne)
+		s.refuse("data.successor", needsOne)
 	}
 }
 
@@ -327,15 +327,6 @@ func isVisible(b []byte) bool {
 		}
 	}
 	return true
-}
-
-func isDigits(s string) bool {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-	}
-	return s != ""
 }
 
 func isAddress(s string) bool {

@@ -13,12 +13,11 @@ type scanner struct {
 	b     []byte
 	i     int
 	space bool // there is white space between tokens
-	err   SyntaxError
+
+	// What is wrong, and for a fault in what the JSON says, with which field.
+	fault, faulty string
 
 	f [fields]value
-
-	keys    [][]byte // of the objects that are open, innermost last
-	keysBuf [32][]byte
 }
 
 // value is where a JSON value lies in the body.
@@ -68,6 +67,7 @@ const (
 	fDataSuccessor
 	fSuccessorUserID
 	fSuccessorEmail
+	envelope
 	fields
 )
 
@@ -75,8 +75,7 @@ const (
 // field itself.
 func fieldOf(object field, key []byte) field {
 	switch object {
-	case ignored:
-	case fields: // the envelope
+	case envelope:
 		switch string(key) {
 		case "spec_version":
 			return fSpecVersion
@@ -140,18 +139,15 @@ func fieldOf(object field, key []byte) field {
 }
 
 // scan checks the whole body. It returns a *SyntaxError.
-func (s *scanner) scan(body []byte) error {
-	s.b = body
-	s.keys = s.keysBuf[:0]
+func (s *scanner) scan() error {
 	if s.document() {
 		return nil
 	}
-	err := s.err
-	return &err
+	return &SyntaxError{Offset: s.i, Reason: s.fault}
 }
 
 func (s *scanner) fail(reason string) bool {
-	s.err = SyntaxError{Offset: s.i, Reason: reason}
+	s.fault = reason
 	return false
 }
 
@@ -163,7 +159,7 @@ func (s *scanner) document() bool {
 	if s.peek() != '{' {
 		return s.fail("the body has to be a JSON object")
 	}
-	if !s.object(fields, 1) {
+	if !s.object(envelope, 1) {
 		return false
 	}
 	s.skip()
@@ -238,7 +234,7 @@ func (s *scanner) object(f field, depth int) bool {
 		s.i++
 		return true
 	}
-	known := keySet{first: len(s.keys)}
+	var known keySet
 	for {
 		if s.peek() != '"' {
 			return s.fail("a key is expected")
@@ -252,7 +248,7 @@ func (s *scanner) object(f field, depth int) bool {
 		if escaped {
 			key = unescape(key)
 		}
-		if !known.add(s, key) {
+		if !known.add(key) {
 			s.i = start
 			return s.fail("a key is there twice")
 		}
@@ -272,7 +268,6 @@ func (s *scanner) object(f field, depth int) bool {
 			s.skip()
 		case '}':
 			s.i++
-			s.keys = s.keys[:known.first]
 			return true
 		default:
 			return s.fail("a comma or the end of the object is expected")
@@ -280,36 +275,34 @@ func (s *scanner) object(f field, depth int) bool {
 	}
 }
 
-// keySet are the keys of one object: the last of scanner.keys while they are
-// few, and a map when going through them would take long.
+// keySet are the keys of one object: a list as long as they are few, so that an
+// ordinary event costs no allocation, and a map when going through the list
+// would take long.
 type keySet struct {
-	first int
-	many  map[string]struct{}
+	few  [16][]byte
+	n    int
+	many map[string]struct{}
 }
 
-const fewKeys = 24
-
-func (k *keySet) add(s *scanner, key []byte) bool {
-	if k.many != nil {
-		if _, dup := k.many[string(key)]; dup {
-			return false
+func (k *keySet) add(key []byte) bool {
+	if k.many == nil {
+		for _, other := range k.few[:k.n] {
+			if bytes.Equal(other, key) {
+				return false
+			}
 		}
-		k.many[string(key)] = struct{}{}
-		return true
-	}
-	few := s.keys[k.first:]
-	for _, other := range few {
-		if bytes.Equal(other, key) {
-			return false
+		if k.n < len(k.few) {
+			k.few[k.n] = key
+			k.n++
+			return true
+		}
+		k.many = make(map[string]struct{}, 4*len(k.few))
+		for _, other := range k.few {
+			k.many[string(other)] = struct{}{}
 		}
 	}
-	if len(few) < fewKeys {
-		s.keys = append(s.keys, key)
-		return true
-	}
-	k.many = make(map[string]struct{}, 4*fewKeys)
-	for _, other := range few {
-		k.many[string(other)] = struct{}{}
+	if _, dup := k.many[string(key)]; dup {
+		return false
 	}
 	k.many[string(key)] = struct{}{}
 	return true

@@ -3,7 +3,7 @@ package events
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"maps"
 	"reflect"
 	"slices"
@@ -47,7 +47,7 @@ type Raw = json.RawMessage
 func (t Type[T]) Decode(e Event) (T, error) {
 	var data T
 	if e.Type != t.Name {
-		return data, &FieldError{"type", "is not " + t.Name}
+		return data, &FieldError{Field: "type", Reason: "is not " + t.Name}
 	}
 	if raw, ok := any(&data).(*json.RawMessage); ok {
 		*raw = e.Data
@@ -55,7 +55,7 @@ func (t Type[T]) Decode(e Event) (T, error) {
 	}
 	if err := json.Unmarshal(e.Data, &data); err != nil {
 		var zero T
-		return zero, fmt.Errorf("%w: decode data: %w", ErrInvalid, err)
+		return zero, wrongType("data", err)
 	}
 	return data, nil
 }
@@ -203,8 +203,18 @@ func decodeExactly(b []byte, structure any) error {
 			continue
 		}
 		if err := json.Unmarshal(raw, v.Field(i).Addr().Interface()); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return wrongType(name, err)
 		}
 	}
 	return nil
+}
+
+// wrongType names the field. The cause may quote what stands there, so it stays
+// out of the text.
+func wrongType(name string, err error) *FieldError {
+	var inner *FieldError
+	if errors.As(err, &inner) {
+		return &FieldError{Field: name + "." + inner.Field, Reason: inner.Reason, cause: inner.cause}
+	}
+	return &FieldError{Field: name, Reason: "has the wrong type", cause: err}
 }
