@@ -40,7 +40,9 @@ var ErrInvalidKey = errors.New("invalid key")
 // [Key.Secret] is the one way to its text. Compare keys with [Key.Equal]. A Key
 // cannot be changed and may be used by several goroutines.
 type Key struct {
-	k *key // behind a pointer, so that nothing which walks over a struct's fields prints it
+	// A pointer to a pointer, because fmt follows a single one when a Key stands
+	// in an unexported field, where it cannot call Format.
+	p **key
 }
 
 type key struct {
@@ -49,6 +51,19 @@ type key struct {
 	hmac    *svix.Webhook      // whsec_
 	private ed25519.PrivateKey // whsk_
 	public  ed25519.PublicKey  // whsk_ and whpk_
+}
+
+func wrap(k key) Key {
+	p := &k
+	return Key{&p}
+}
+
+// key returns what is behind k; nil for the zero Key.
+func (k Key) key() *key {
+	if k.p == nil {
+		return nil
+	}
+	return *k.p
 }
 
 // NewKey returns a new symmetric key of 32 random bytes.
@@ -69,16 +84,16 @@ func NewEd25519Key() Key {
 func newSecret(raw []byte) Key {
 	// NewWebhookRaw has no error to give.
 	hook, _ := svix.NewWebhookRaw(raw)
-	return Key{&key{prefix: prefixSecret, raw: raw, hmac: hook}}
+	return wrap(key{prefix: prefixSecret, raw: raw, hmac: hook})
 }
 
 func newPrivate(seed []byte) Key {
 	private := ed25519.NewKeyFromSeed(seed)
-	return Key{&key{prefix: prefixPrivate, raw: private, private: private, public: private.Public().(ed25519.PublicKey)}}
+	return wrap(key{prefix: prefixPrivate, raw: private, private: private, public: private.Public().(ed25519.PublicKey)})
 }
 
 func newPublic(raw []byte) Key {
-	return Key{&key{prefix: prefixPublic, raw: raw, public: raw}}
+	return wrap(key{prefix: prefixPublic, raw: raw, public: raw})
 }
 
 // ParseKey reads the text form of a key: a prefix and standard base64 with
@@ -124,7 +139,7 @@ func ParseKey(s string) (Key, error) {
 		return Key{}, fmt.Errorf("%w: %s needs %d or %d bytes, these are %d", ErrInvalidKey, prefix, ed25519.PrivateKeySize, ed25519.SeedSize, len(raw))
 	}
 	k := newPrivate(raw[:ed25519.SeedSize])
-	if len(raw) == ed25519.PrivateKeySize && subtle.ConstantTimeCompare(raw, k.k.raw) != 1 {
+	if len(raw) == ed25519.PrivateKeySize && subtle.ConstantTimeCompare(raw, k.key().raw) != 1 {
 		return Key{}, fmt.Errorf("%w: the two halves of %s do not belong together", ErrInvalidKey, prefix)
 	}
 	return k, nil
@@ -142,41 +157,44 @@ func decodeBase64(s string) ([]byte, error) {
 // Secret returns the text form that [ParseKey] reads, secret and all; "" for
 // the zero Key.
 func (k Key) Secret() string {
-	if k.k == nil {
+	inner := k.key()
+	if inner == nil {
 		return ""
 	}
-	return k.k.prefix + base64.StdEncoding.EncodeToString(k.k.raw)
+	return inner.prefix + base64.StdEncoding.EncodeToString(inner.raw)
 }
 
 // Public returns the public key of an ed25519 key, and false for any other.
 func (k Key) Public() (Key, bool) {
-	if k.k == nil || k.k.public == nil {
+	inner := k.key()
+	if inner == nil || inner.public == nil {
 		return Key{}, false
 	}
-	return newPublic(k.k.public), true
+	return newPublic(inner.public), true
 }
 
 // CanSign reports whether the key can sign: a whpk_ only verifies.
-func (k Key) CanSign() bool { return k.k != nil && k.k.prefix != prefixPublic }
+func (k Key) CanSign() bool { return !k.IsZero() && k.key().prefix != prefixPublic }
 
 // IsZero reports whether k is the zero Key.
-func (k Key) IsZero() bool { return k.k == nil }
+func (k Key) IsZero() bool { return k.p == nil }
 
 // Equal reports whether the keys are the same, in a time that does not depend
 // on how much of them is.
 func (k Key) Equal(other Key) bool {
-	if k.k == nil || other.k == nil {
-		return k.k == other.k
+	a, b := k.key(), other.key()
+	if a == nil || b == nil {
+		return a == b
 	}
-	return k.k.prefix == other.k.prefix && subtle.ConstantTimeCompare(k.k.raw, other.k.raw) == 1
+	return a.prefix == b.prefix && subtle.ConstantTimeCompare(a.raw, b.raw) == 1
 }
 
 // String returns the kind of the key and no more.
 func (k Key) String() string {
-	if k.k == nil {
+	if k.IsZero() {
 		return ""
 	}
-	return k.k.prefix + redacted
+	return k.key().prefix + redacted
 }
 
 // GoString is [Key.String] for %#v.
@@ -201,32 +219,34 @@ func (k Key) MarshalJSON() ([]byte, error) { return []byte(`"` + k.String() + `"
 func (k Key) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
 func (k Key) sign(id string, at time.Time, body []byte) (string, error) {
+	inner := k.key()
 	switch {
-	case k.k == nil:
+	case inner == nil:
 		return "", fmt.Errorf("%w: a key is zero", ErrSign)
-	case k.k.hmac != nil:
-		entry, err := k.k.hmac.Sign(id, at, body)
+	case inner.hmac != nil:
+		entry, err := inner.hmac.Sign(id, at, body)
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", ErrSign, err)
 		}
 		return entry, nil
-	case k.k.private != nil:
-		return "v1a," + base64.StdEncoding.EncodeToString(ed25519.Sign(k.k.private, content(id, at, body))), nil
+	case inner.private != nil:
+		return "v1a," + base64.StdEncoding.EncodeToString(ed25519.Sign(inner.private, content(id, at, body))), nil
 	default:
 		return "", fmt.Errorf("%w: a %s key only verifies", ErrSign, prefixPublic)
 	}
 }
 
 func (k Key) verify(m *message) bool {
+	inner := k.key()
 	switch {
-	case k.k == nil:
+	case inner == nil:
 		return false
-	case k.k.hmac != nil:
+	case inner.hmac != nil:
 		// The library has a clock of its own: the timestamp is checked before.
-		return m.signatures.hmac != "" && k.k.hmac.VerifyIgnoringTimestamp(m.body, m.header()) == nil
+		return m.signatures.hmac != "" && inner.hmac.VerifyIgnoringTimestamp(m.body, m.header()) == nil
 	default:
 		for _, sig := range m.signatures.ed25519 {
-			if ed25519.Verify(k.k.public, m.signed(), sig) {
+			if ed25519.Verify(inner.public, m.signed(), sig) {
 				return true
 			}
 		}

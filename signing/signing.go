@@ -47,12 +47,11 @@ var (
 	ErrTooNew = fmt.Errorf("%w: timestamp too new", ErrVerify)
 	// ErrNoMatch: no signature of the message was made with one of the keys.
 	ErrNoMatch = fmt.Errorf("%w: no matching signature", ErrVerify)
-	// ErrNoKeys: there is no key to sign or to verify with.
+	// ErrNoKeys: there is no key to verify with.
 	ErrNoKeys = fmt.Errorf("%w: no keys", ErrVerify)
 )
 
-// ErrSign is matched by every error of [Signer.Sign] and [Signer.SetHeaders]
-// except [ErrNoKeys].
+// ErrSign is matched by every error of [Signer.Sign] and [Signer.SetHeaders].
 var ErrSign = errors.New("message not signed")
 
 // Signer signs messages with each of its keys.
@@ -72,7 +71,7 @@ type Signer struct {
 // open where the id ends. The body is signed as it is and may be empty.
 func (s Signer) Sign(id string, at time.Time, body []byte) (string, error) {
 	if len(s.Keys) == 0 {
-		return "", ErrNoKeys
+		return "", fmt.Errorf("%w: no keys", ErrSign)
 	}
 	if !validID(id) || strings.Contains(id, ".") {
 		return "", fmt.Errorf("%w: the id has to be 1 to %d characters of visible ASCII without %q", ErrSign, MaxIDLength, ".")
