@@ -23,7 +23,7 @@ type InProcessConfig struct {
 	Capacity int
 
 	// NackDelay is the time from a message's first nack to its next delivery; it
-	// doubles each time, up to 30 s. 0: 1 s.
+	// grows by as much with each nack, up to ten times. 0: 1 s.
 	NackDelay time.Duration
 
 	// Grace is how long handlers may still work after the end of their
@@ -181,11 +181,18 @@ func (s *InProcessSubscriber) Subscribe(ctx context.Context, topic string) (<-ch
 			q.places.give(1)
 			x.inHand.Done()
 		}
-		x.nacked = func(*delivery) bool {
+		x.nacked = func(d *delivery) bool {
 			s.stream.redelivered.Add(1)
-			return true
+			d.handed = false
+			time.AfterFunc(nackDelay(x.nackDelay, d.tries), func() {
+				d.tries++
+				q.ready <- d // for any subscription of the group
+			})
+			x.inHand.Done()
+			return false
 		}
 		x.dropped = func(d *delivery) { q.ready <- d }
+		x.offer = time.NewTimer(offerTime)
 		out = x.out
 		return func() {
 			var loops sync.WaitGroup

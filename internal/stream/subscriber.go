@@ -44,11 +44,12 @@ type SubscriberConfig struct {
 	MinIdle time.Duration
 
 	// NackDelay is the time from a message's first nack to its next delivery; it
-	// doubles each time, up to 30 s. 0: 1 s.
+	// grows by as much with each nack, up to ten times. 0: 1 s.
 	NackDelay time.Duration
 
 	// MaxDeliveries is how often a message is delivered before it goes to the
-	// dead letter stream. 0: 100, negative: no limit.
+	// dead letter stream. 0: 100, which takes a quarter of an hour with the default
+	// NackDelay; negative: no limit.
 	MaxDeliveries int
 
 	// MaxDead bounds the dead letter stream, about: the oldest are dropped.

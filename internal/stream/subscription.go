@@ -33,8 +33,10 @@ type subscription struct {
 	nackDelay time.Duration
 
 	acked   func(*delivery)      // its transport calls inHand.Done when it has recorded that
-	nacked  func(*delivery) bool // false: the transport sees to it, as after acked
+	nacked  func(*delivery) bool // deliver it again? false: the transport sees to it, as after acked
 	dropped func(*delivery)      // it was not handled and has to go back
+
+	offer *time.Timer // set where others can have a delivery that our consumer does not take
 
 	fifo  chan *delivery // handed out, in order
 	ended chan struct{}
@@ -49,8 +51,14 @@ type subscription struct {
 // much cheaper than a goroutine each.
 const patience = 2 * time.Millisecond
 
-// maxNackDelay bounds the growth of NackDelay.
-const maxNackDelay = 30 * time.Second
+// offerTime is how long a delivery is offered to a consumer that does not read
+// while others might.
+const offerTime = 20 * time.Millisecond
+
+// nackDelay is the time from a nack of the try-th delivery to the next one.
+func nackDelay(base time.Duration, try int64) time.Duration {
+	return base * time.Duration(min(try, 10))
+}
 
 // newSubscription prepares a subscription with at most size deliveries in hand.
 func newSubscription(ctx context.Context, size int, grace, nackDelay time.Duration) *subscription {
@@ -76,8 +84,15 @@ func (s *subscription) deliver(d *delivery) {
 			d.handed = true
 			s.inHand.Add(1)
 		}
+		var expired <-chan time.Time
+		if s.offer != nil {
+			s.offer.Reset(offerTime)
+			expired = s.offer.C
+		}
 		select {
 		case s.out <- m:
+		case <-expired:
+			sent = false
 		case <-s.ctx.Done():
 			sent = false
 		}
@@ -154,11 +169,7 @@ func (s *subscription) nack(d *delivery) {
 	if !s.nacked(d) {
 		return
 	}
-	delay := s.nackDelay
-	for n := int64(1); n < d.tries && delay < maxNackDelay; n++ {
-		delay = min(2*delay, maxNackDelay)
-	}
-	t := time.NewTimer(delay)
+	t := time.NewTimer(nackDelay(s.nackDelay, d.tries))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -1,0 +1,109 @@
+package stream_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/tests"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/handover-dev/handover/internal/stream"
+	"github.com/handover-dev/handover/internal/testenv"
+)
+
+// open returns a client with room for the many subscriptions of these tests.
+func open(t *testing.T, url string) *redis.Client {
+	t.Helper()
+	c, err := stream.Open(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := *c.Options()
+	_ = c.Close()
+	opts.PoolSize = 300
+	c = redis.NewClient(&opts)
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func publisher(t *testing.T, c redis.UniversalClient) *stream.Publisher {
+	t.Helper()
+	p, err := stream.NewPublisher(stream.PublisherConfig{Client: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func subscriber(t *testing.T, cfg stream.SubscriberConfig) *stream.Subscriber {
+	t.Helper()
+	s, err := stream.NewSubscriber(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func conformance(t *testing.T, url string, features tests.Features, window int) {
+	t.Helper()
+	c := open(t, url)
+	prefix := "conformance:"
+	if len(features.RestartServiceCommand) == 0 {
+		prefix = testenv.Prefix(t)
+	}
+	features.ConsumerGroups = true
+	features.Persistent = true
+	features.NewSubscriberReceivesOldMessages = true
+	features.GenerateTopicFunc = func(tctx tests.TestContext) string { return prefix + string(tctx.TestID) }
+	construct := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+		return publisher(t, c), subscriber(t, stream.SubscriberConfig{
+			Client: c, Group: group, MaxInFlight: window, Block: 100 * time.Millisecond,
+			MinIdle: 3 * time.Second, NackDelay: time.Millisecond, MaxDeliveries: -1, Grace: 100 * time.Millisecond,
+		})
+	}
+	tests.TestPubSub(t, features, func(t *testing.T) (message.Publisher, message.Subscriber) {
+		return construct(t, string(tests.NewTestID()))
+	}, construct)
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	s := testenv.RedisServer(t, testenv.RedisOptions{AppendOnly: true, Respawn: true})
+	host, port, err := net.SplitHostPort(s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Ends when another run of the server answers.
+	const restart = `cli="redis-cli -h $0 -p $1"
+old=$($cli info server | grep ^run_id)
+$cli shutdown
+until new=$($cli info server 2>/dev/null | grep ^run_id) && [ "$new" != "$old" ]; do sleep 0.02; done`
+	conformance(t, s.URL(), tests.Features{
+		RestartServiceCommand: []string{"sh", "-c", restart, host, port},
+	}, 0)
+}
+
+func TestConformanceInOrder(t *testing.T) {
+	t.Parallel()
+	conformance(t, testenv.Redis(t), tests.Features{
+		GuaranteedOrder: true, GuaranteedOrderWithSingleSubscriber: true,
+		ForceShort: true, // a round trip or two per message, and the suite reads some of them fifty times
+	}, 1)
+}
+
+func TestConformanceInProcess(t *testing.T) {
+	t.Parallel()
+	s := stream.NewInProcess(stream.InProcessConfig{Capacity: 20_000, NackDelay: time.Millisecond, Grace: time.Second})
+	construct := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+		sub := s.Subscriber(group)
+		t.Cleanup(func() { _ = sub.Close() })
+		return s.Publisher(), sub
+	}
+	tests.TestPubSub(t, tests.Features{
+		ConsumerGroups: true, RequireSingleInstance: true,
+	}, func(t *testing.T) (message.Publisher, message.Subscriber) { return construct(t, "one") }, construct)
+}
