@@ -50,7 +50,7 @@ import (
 // its limit, even empty, and not be the last.
 //
 // What is refused is answered with application/problem+json (RFC 9457), whose
-// errors[] name the fields as body.url, query.cursor, path.id, header.idempotency-key.
+// errors[] name the fields as body.url, query.cursor, path.id, header.Idempotency-Key.
 
 // A Page is a part of a list.
 type Page[T any] struct {
@@ -172,10 +172,10 @@ type Attempt struct {
 type Selection struct {
 	DeliveryIDs    []string  `json:"delivery_ids,omitempty" nullable:"false" maxItems:"1000"`
 	EventIDs       []string  `json:"event_ids,omitempty" nullable:"false" maxItems:"1000"`
-	EndpointID     string    `json:"endpoint_id,omitempty" maxLength:"64"`
-	EventType      string    `json:"event_type,omitempty" maxLength:"200"`
-	OrganizationID string    `json:"organization_id,omitempty" maxLength:"64"`
-	UserID         string    `json:"user_id,omitempty" maxLength:"64"`
+	EndpointID     string    `json:"endpoint_id,omitempty" maxLength:"255"`
+	EventType      string    `json:"event_type,omitempty" maxLength:"255"`
+	OrganizationID string    `json:"organization_id,omitempty" maxLength:"255"`
+	UserID         string    `json:"user_id,omitempty" maxLength:"255"`
 	State          string    `json:"state,omitempty" enum:"pending,held,succeeded,failed,canceled"`
 	Since          time.Time `json:"since,omitzero" required:"false" doc:"Created at or after; of missing ones, the event recorded at or after."`
 	Until          time.Time `json:"until,omitzero" required:"false" doc:"Created before; of missing ones, the event recorded before."`
