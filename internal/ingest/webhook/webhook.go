@@ -1,0 +1,395 @@
+// Package webhook receives the signed webhooks of identity providers.
+//
+// A webhook is read, verified over its raw bytes, parsed, and recorded; it is
+// answered after the commit and before anything is done with it. Nothing that a
+// sender can send is answered with a 5xx: that means that nothing was recorded.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/internal/ingest"
+	"github.com/handover-dev/handover/internal/store"
+	"github.com/handover-dev/handover/signing"
+)
+
+// A Recorder records events. When Record returns without an error they are
+// committed; after an error nothing was recorded. It is called concurrently.
+type Recorder interface {
+	Record(ctx context.Context, req ingest.Request) (ingest.Result, error)
+}
+
+// A Handler serves POST /webhooks/{source}.
+type Handler struct {
+	Store    *store.Store
+	Recorder Recorder
+	// OnReject is told of every webhook that is not taken: the name of its source,
+	// UnknownSource if there is none of that name, and a reason of [Reasons]. nil:
+	// nobody.
+	OnReject func(source, reason string)
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: none
+
+	mu       sync.RWMutex
+	sources  map[string]*source
+	reading  sync.Mutex // one source is read at a time, however many requests ask for it
+	forgot   int        // counts Forget, so that what was read before it is not remembered
+	initOnce sync.Once
+}
+
+// UnknownSource stands for all sources that are not configured.
+const UnknownSource = "unknown"
+
+// Reasons for which a webhook is not taken.
+const (
+	ReasonSource      = "source"      // unknown or disabled
+	ReasonMethod      = "method"      // not POST
+	ReasonSize        = "size"        // more than 1 MiB
+	ReasonBody        = "body"        // cut off, or too slow
+	ReasonMedia       = "media"       // not JSON, or encoded
+	ReasonHeader      = "header"      // a webhook-* header is missing or ill-formed
+	ReasonTime        = "time"        // the timestamp is too old or too new
+	ReasonSignature   = "signature"   // it matches no secret
+	ReasonEvent       = "event"       // it is not a valid event
+	ReasonEnvironment = "environment" // it is of another environment than the source
+	ReasonConflict    = "conflict"    // a known id with another body
+	ReasonUnavailable = "unavailable" // it could not be recorded
+)
+
+// Reasons lists them.
+func Reasons() []string {
+	return []string{
+		ReasonSource, ReasonMethod, ReasonSize, ReasonBody, ReasonMedia, ReasonHeader, ReasonTime, ReasonSignature,
+		ReasonEvent, ReasonEnvironment, ReasonConflict, ReasonUnavailable,
+	}
+}
+
+const (
+	// sourceMemory is for how long a source is believed to be as it was read.
+	sourceMemory = time.Second
+	// maxRecording bounds the wait for the commit: a sender gives up after 10 s.
+	maxRecording = 9 * time.Second
+	maxName      = 63
+	retryAfter   = "1"
+)
+
+// source is a source as it was read.
+type source struct {
+	store.Source
+	readAt   time.Time
+	verifier signing.Verifier
+}
+
+func (h *Handler) init() {
+	h.initOnce.Do(func() {
+		if h.Now == nil {
+			h.Now = time.Now
+		}
+		if h.Log == nil {
+			h.Log = slog.New(slog.DiscardHandler)
+		}
+	})
+}
+
+// Forget makes the next request to each source read it again.
+func (h *Handler) Forget() {
+	h.mu.Lock()
+	clear(h.sources)
+	h.forgot++
+	h.mu.Unlock()
+}
+
+// rejection is why a webhook is not taken, for its sender and for the metrics.
+type rejection struct {
+	status   int
+	reason   string
+	detail   string
+	location string // the field at fault
+	message  string
+	allow    string
+}
+
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.init()
+	name, id, duplicate, no := h.take(w, r)
+	if no != nil {
+		if h.OnReject != nil {
+			h.OnReject(name, no.reason)
+		}
+		answerNo(w, no)
+		return
+	}
+	status := http.StatusCreated
+	if duplicate {
+		status = http.StatusOK
+	}
+	answer(w, status, "application/json", struct {
+		ID        string `json:"id"`
+		Duplicate bool   `json:"duplicate"`
+	}{id, duplicate})
+}
+
+// take does all that is to be done before the answer.
+func (h *Handler) take(w http.ResponseWriter, r *http.Request) (name, id string, duplicate bool, no *rejection) {
+	arrived := h.Now()
+	src, no := h.find(r, arrived)
+	if no != nil {
+		return UnknownSource, "", false, no
+	}
+	name = src.Name
+	if src.State != store.SourceEnabled {
+		return name, "", false, noSource()
+	}
+	if r.Method != http.MethodPost {
+		return name, "", false, &rejection{status: http.StatusMethodNotAllowed, reason: ReasonMethod, detail: "send webhooks with POST", allow: http.MethodPost}
+	}
+	body, no := read(w, r)
+	if no == nil {
+		no = checkMedia(r)
+	}
+	if no == nil {
+		src, no = h.verify(r, src, body, arrived)
+	}
+	if no != nil {
+		return name, "", false, no
+	}
+	ev, no := parse(body, src)
+	if no != nil {
+		return name, "", false, no
+	}
+	id, duplicate, no = h.record(r, src, ev, body)
+	return name, id, duplicate, no
+}
+
+func noSource() *rejection {
+	return &rejection{status: http.StatusNotFound, reason: ReasonSource, detail: "there is no such source", location: "path.source", message: "is not configured"}
+}
+
+// find returns the source of a request, as it is or was a moment ago.
+func (h *Handler) find(r *http.Request, now time.Time) (*source, *rejection) {
+	name, ok := strings.CutPrefix(r.URL.Path, "/webhooks/")
+	if !ok || !validName(name) {
+		return nil, noSource()
+	}
+	h.mu.RLock()
+	src := h.sources[name]
+	h.mu.RUnlock()
+	if src != nil && now.Sub(src.readAt) < sourceMemory {
+		return src, nil
+	}
+	src, err := h.readSource(r.Context(), name, now)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, noSource()
+	case err != nil:
+		return nil, h.unavailable(r, err)
+	}
+	return src, nil
+}
+
+func validName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// readSource reads a source that was not read since a time.
+func (h *Handler) readSource(ctx context.Context, name string, since time.Time) (*source, error) {
+	h.reading.Lock()
+	defer h.reading.Unlock()
+	h.mu.RLock()
+	src, forgot := h.sources[name], h.forgot
+	h.mu.RUnlock()
+	if src != nil && src.readAt.After(since) {
+		return src, nil // another request did, meanwhile
+	}
+	readAt := h.Now()
+	row, err := h.Store.SourceNamed(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		h.mu.Lock()
+		delete(h.sources, name)
+		h.mu.Unlock()
+	}
+	if err != nil {
+		return nil, err
+	}
+	src = &source{Source: row, readAt: readAt, verifier: signing.Verifier{Now: h.Now}}
+	for _, secret := range row.Secrets {
+		src.verifier.Keys = append(src.verifier.Keys, secret.Key)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sources == nil {
+		h.sources = make(map[string]*source)
+	}
+	if h.forgot == forgot {
+		h.sources[name] = src
+	}
+	return src, nil
+}
+
+// read reads the body, of whatever a sender claims about its size.
+func read(w http.ResponseWriter, r *http.Request) ([]byte, *rejection) {
+	large := &rejection{status: http.StatusRequestEntityTooLarge, reason: ReasonSize, detail: "a webhook has at most 1 MiB", location: "body", message: "is larger than 1 MiB"}
+	if r.ContentLength > events.MaxSize {
+		w.Header().Set("Connection", "close")
+		return nil, large
+	}
+	var body bytes.Buffer
+	if n := r.ContentLength; n > 0 {
+		body.Grow(int(min(n, 16<<10)) + bytes.MinRead) // more only as it comes
+	}
+	n, err := body.ReadFrom(io.LimitReader(r.Body, events.MaxSize+1))
+	switch {
+	case n > events.MaxSize:
+		w.Header().Set("Connection", "close")
+		return nil, large
+	case err != nil:
+		return nil, &rejection{status: http.StatusBadRequest, reason: ReasonBody, detail: "the body could not be read to its end", location: "body", message: "ended early"}
+	}
+	return body.Bytes(), nil
+}
+
+func checkMedia(r *http.Request) *rejection {
+	no := &rejection{status: http.StatusUnsupportedMediaType, reason: ReasonMedia}
+	if _, ok := r.Header["Content-Encoding"]; ok {
+		no.detail, no.location, no.message = "send webhooks without a content encoding", "header.Content-Encoding", "is not supported"
+		return no
+	}
+	media := r.Header.Get("Content-Type")
+	if media != "application/json" {
+		var err error
+		if media, _, err = mime.ParseMediaType(media); err != nil || media != "application/json" {
+			no.detail, no.location, no.message = "send webhooks as application/json", "header.Content-Type", "is not application/json"
+			return no
+		}
+	}
+	return nil
+}
+
+// verify checks the signature. When it matches none of the secrets as they were
+// a moment ago, they are read again: one may have been added since.
+func (h *Handler) verify(r *http.Request, src *source, body []byte, arrived time.Time) (*source, *rejection) {
+	err := src.verifier.Verify(r.Header, body)
+	if (errors.Is(err, signing.ErrNoMatch) || errors.Is(err, signing.ErrNoKeys)) && !src.readAt.After(arrived) {
+		fresh, readErr := h.readSource(r.Context(), src.Name, arrived)
+		switch {
+		case errors.Is(readErr, store.ErrNotFound):
+			return nil, noSource()
+		case readErr != nil:
+			return nil, h.unavailable(r, readErr)
+		}
+		src = fresh
+		err = src.verifier.Verify(r.Header, body)
+	}
+	if err == nil {
+		return src, nil
+	}
+	no := &rejection{status: http.StatusUnauthorized, reason: ReasonSignature, detail: err.Error(), location: "header.webhook-signature", message: "matches no secret of this source"}
+	switch {
+	case errors.Is(err, signing.ErrMissingHeader), errors.Is(err, signing.ErrInvalidHeader):
+		no.reason, no.location, no.message = ReasonHeader, "header", "webhook-id, webhook-timestamp and webhook-signature have to be there once each, and well-formed"
+	case errors.Is(err, signing.ErrTooOld), errors.Is(err, signing.ErrTooNew):
+		no.reason, no.location, no.message = ReasonTime, "header.webhook-timestamp", "is too far from the present time"
+	}
+	return nil, no
+}
+
+func parse(body []byte, src *source) (events.Event, *rejection) {
+	ev, err := events.Parse(body)
+	if err != nil {
+		no := &rejection{status: http.StatusBadRequest, reason: ReasonEvent, detail: err.Error(), location: "body", message: err.Error()}
+		var field *events.FieldError
+		if errors.As(err, &field) {
+			no.location, no.message = "body."+field.Field, field.Reason
+		}
+		return events.Event{}, no
+	}
+	if ev.EnvironmentID != src.EnvironmentID {
+		return events.Event{}, &rejection{
+			status: http.StatusBadRequest, reason: ReasonEnvironment, detail: "the event is of another environment than this source",
+			location: "body.environment_id", message: "is not that of this source",
+		}
+	}
+	return ev.Compact(), nil
+}
+
+func (h *Handler) record(r *http.Request, src *source, ev events.Event, body []byte) (id string, duplicate bool, no *rejection) {
+	ctx, cancel := context.WithTimeout(r.Context(), maxRecording)
+	defer cancel()
+	res, err := h.Recorder.Record(ctx, ingest.Request{
+		Events: []events.Event{ev},
+		Inbox:  &ingest.Inbox{SourceID: src.ID, WebhookID: r.Header[signing.HeaderID][0], BodyHash: sha256.Sum256(body)},
+	})
+	switch {
+	case err == nil:
+		return res.IDs[0], res.Duplicates[0], nil
+	case errors.Is(err, ingest.ErrWebhookConflict):
+		return "", false, &rejection{
+			status: http.StatusConflict, reason: ReasonConflict, detail: "this webhook-id came before with another body",
+			location: "header.webhook-id", message: "came before with another body",
+		}
+	case errors.Is(err, ingest.ErrEventConflict):
+		return "", false, &rejection{
+			status: http.StatusConflict, reason: ReasonConflict, detail: "an event with this id and another body is recorded",
+			location: "body.id", message: "is that of another event",
+		}
+	}
+	return "", false, h.unavailable(r, err)
+}
+
+func (h *Handler) unavailable(r *http.Request, err error) *rejection {
+	if r.Context().Err() == nil {
+		h.Log.ErrorContext(r.Context(), "a webhook could not be recorded", "error", err)
+	}
+	return &rejection{status: http.StatusServiceUnavailable, reason: ReasonUnavailable, detail: "nothing was recorded; send it again"}
+}
+
+func answerNo(w http.ResponseWriter, no *rejection) {
+	if no.allow != "" {
+		w.Header().Set("Allow", no.allow)
+	}
+	if no.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	type fault struct {
+		Location string `json:"location"`
+		Message  string `json:"message"`
+	}
+	problem := struct {
+		Title  string  `json:"title"`
+		Status int     `json:"status"`
+		Detail string  `json:"detail"`
+		Errors []fault `json:"errors,omitempty"`
+	}{Title: http.StatusText(no.status), Status: no.status, Detail: no.detail}
+	if no.location != "" {
+		problem.Errors = []fault{{no.location, no.message}}
+	}
+	answer(w, no.status, "application/problem+json", problem)
+}
+
+func answer(w http.ResponseWriter, status int, media string, body any) {
+	w.Header().Set("Content-Type", media)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // a client that went away is no concern of ours
+}
