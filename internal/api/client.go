@@ -54,9 +54,11 @@ type FieldError struct {
 
 func (e *Error) Error() string {
 	text := cmp.Or(e.Detail, e.Title, http.StatusText(e.Status))
-	fields := make([]string, len(e.Fields))
-	for i, f := range e.Fields {
-		fields[i] = strings.TrimPrefix(f.Field+": "+f.Message, ": ")
+	var fields []string
+	for _, f := range e.Fields {
+		if !strings.Contains(text, f.Message) { // it may have been said already
+			fields = append(fields, strings.TrimPrefix(f.Field+": "+f.Message, ": "))
+		}
 	}
 	if len(fields) > 0 {
 		text += ": " + strings.Join(fields, "; ")

@@ -113,10 +113,19 @@ func TestClientReadsProblems(t *testing.T) {
 			},
 			"validation failed: body.url: must be https; also",
 		},
+		{
+			"said once", 404, "application/problem+json", `{"detail":"there is no such event","errors":[{"location":"path.id","message":"there is no such event"}]}`,
+			api.Error{
+				Status: 404, Title: "Not Found", Detail: "there is no such event",
+				Fields: []api.FieldError{{Field: "path.id", Message: "there is no such event"}},
+			},
+			"there is no such event",
+		},
 		{"title only", 404, "application/problem+json", `{"title":"Not Found"}`, api.Error{Status: 404, Title: "Not Found"}, "Not Found"},
 		{
 			"another server", 404, "text/html", "<h1>It works!</h1>",
-			api.Error{Status: 404, Title: "Not Found", Detail: "answered 404, and not as this API does"}, "answered 404, and not as this API does",
+			api.Error{Status: 404, Title: "Not Found", Detail: "answered 404, and not as this API does"},
+			"answered 404, and not as this API does",
 		},
 		{"broken problem", 500, "application/problem+json", `{`, api.Error{Status: 500, Title: "Internal Server Error"}, "Internal Server Error"},
 	} {
@@ -212,7 +221,10 @@ func TestClientWalksPages(t *testing.T) {
 		}
 	}
 	requests.Store(0)
-	for range list {
+	for _, err := range list {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if n := requests.Load(); n != 1 {
