@@ -276,7 +276,7 @@ func parseSignatures(s string) (signatures, bool) {
 	for entry := range strings.SplitSeq(s, " ") {
 		version, value, _ := strings.Cut(entry, ",")
 		switch {
-		case version == "v1" && len(value) == hmacLen && !strings.Contains(value, ","):
+		case version == "v1" && len(value) == hmacLen:
 			if sigs.hmac == "" {
 				sigs.hmac = entry
 			} else {
