@@ -53,6 +53,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // ErrClosed reports use of a closed publisher or subscriber.
@@ -76,6 +77,9 @@ func Open(url string) (*redis.Client, error) {
 		return nil, errors.New("open redis: not a redis URL") // the cause would print the password
 	}
 	opts.ContextTimeoutEnabled = true
+	// Notices of a commercial edition's maintenance; asking a plain Redis for
+	// them costs a command per connection and a line in the log.
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	opts.PoolSize = max(opts.PoolSize, 64)
 	return redis.NewClient(opts), nil
 }

@@ -72,7 +72,7 @@ func (t *Trimmer) Trim(ctx context.Context) (int64, error) {
 func safeMinID(ctx context.Context, c redis.UniversalClient, stream string) (string, error) {
 	groups, err := c.XInfoGroups(ctx, stream).Result()
 	if err != nil {
-		if redis.HasErrorPrefix(err, "ERR no such key") {
+		if redis.HasErrorPrefix(err, "no such key") {
 			return "", nil
 		}
 		return "", err
