@@ -46,6 +46,17 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect) (err error) {
 			err = errors.Join(err, ignoreDone(tx.Rollback()))
 		}
 	}()
+	if err := MigrateTx(ctx, tx, d); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("migrate outbox: %w", err)
+	}
+	return nil
+}
+
+// MigrateTx is [Migrate] in a transaction of the caller's.
+func MigrateTx(ctx context.Context, tx *sql.Tx, d Dialect) error {
 	if d == Postgres {
 		// CREATE TABLE IF NOT EXISTS is not safe against itself run twice at once.
 		if _, err := tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock(724110391)`); err != nil {
@@ -59,9 +70,6 @@ func Migrate(ctx context.Context, db *sql.DB, d Dialect) (err error) {
 		if _, err := tx.ExecContext(ctx, statement); err != nil {
 			return fmt.Errorf("migrate outbox: %w", err)
 		}
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("migrate outbox: %w", err)
 	}
 	return nil
 }

@@ -223,8 +223,8 @@ func (s *Store) migrator() (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read migrations: %w", err)
 	}
-	first := goose.NewGoMigration(1, &goose.GoFunc{RunDB: func(ctx context.Context, db *sql.DB) error {
-		return outbox.Migrate(ctx, db, s.name)
+	first := goose.NewGoMigration(1, &goose.GoFunc{RunTx: func(ctx context.Context, tx *sql.Tx) error {
+		return outbox.MigrateTx(ctx, tx, s.name)
 	}}, nil)
 	options := []goose.ProviderOption{goose.WithGoMigrations(first), goose.WithDisableGlobalRegistry(true)}
 	d := goose.DialectSQLite3
