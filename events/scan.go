@@ -297,7 +297,7 @@ func (k *keySet) add(key []byte) bool {
 			return true
 		}
 		k.many = make(map[string]struct{}, 4*len(k.few))
-		for _, other := range k.few {
+		for _, other := range k.few[:k.n] {
 			k.many[string(other)] = struct{}{}
 		}
 	}

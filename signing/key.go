@@ -69,7 +69,7 @@ func (k Key) key() *key {
 // NewKey returns a new symmetric key of 32 random bytes.
 func NewKey() Key {
 	raw := make([]byte, 32)
-	rand.Read(raw)
+	_, _ = rand.Read(raw) // never fails
 	return newSecret(raw)
 }
 
@@ -77,7 +77,7 @@ func NewKey() Key {
 // receivers need.
 func NewEd25519Key() Key {
 	seed := make([]byte, ed25519.SeedSize)
-	rand.Read(seed)
+	_, _ = rand.Read(seed) // never fails
 	return newPrivate(seed)
 }
 
