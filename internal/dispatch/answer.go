@@ -97,8 +97,10 @@ func (a Answer) Verdict() Verdict {
 		if _, _, ok := a.refusal(); ok {
 			return Permanent
 		}
+		return Retry
+	default:
+		return Retry
 	}
-	return Retry
 }
 
 // Words tells an operator what happened, in at most 300 bytes of printable text.
@@ -213,12 +215,11 @@ func classify(err error, p progress) (Class, error) {
 
 func explain(err error, p progress) (Class, string) {
 	var (
-		address  *AddressError
-		dns      *net.DNSError
-		op       *net.OpError
-		timeout  interface{ Timeout() bool }
-		verify   *tls.CertificateVerificationError
-		protocol *http.ProtocolError
+		address *AddressError
+		dns     *net.DNSError
+		op      *net.OpError
+		timeout interface{ Timeout() bool }
+		verify  *tls.CertificateVerificationError
 	)
 	at := p.remote
 	if at == "" && errors.As(err, &op) && op.Addr != nil {
@@ -245,7 +246,7 @@ func explain(err error, p progress) (Class, string) {
 		return ClassUnreachable, "no route" + to(at)
 	case isHeaderTooLarge(err):
 		return ClassHeaderTooLarge, fmt.Sprintf("the answer's header is larger than %d KiB", maxHeaderBytes>>10)
-	case isReset(err) || !p.answering && p.remote != "" && !errors.As(err, &protocol):
+	case isReset(err), !p.answering && p.remote != "":
 		if p.answering {
 			return ClassReset, "the connection was closed in the middle of the answer's header" + by(at)
 		}

@@ -134,7 +134,7 @@ func (c *Client) do(parent context.Context, r Request) Answer {
 		})
 		return answer
 	}
-	defer resp.Body.Close() //nolint:errcheck // the answer is read; closing has nothing more to say
+	defer resp.Body.Close()
 
 	if time.Until(deadline) < bodyGrace {
 		timer.Reset(bodyGrace)
@@ -219,6 +219,7 @@ func (c *Client) wishes(a *Answer, h http.Header, now time.Time) {
 		}
 	case ClassRedirect:
 		a.location = withoutSecrets(h.Get("Location"))
+	default:
 	}
 }
 
