@@ -78,6 +78,7 @@ type Event struct {
 	Data        json.RawMessage // an object, as sent
 
 	body    []byte
+	spaced  bool // the body has white space between tokens
 	userID  string
 	subject string
 }
@@ -99,9 +100,12 @@ func (e Event) Subject() string { return e.subject }
 // tokens. The texts keep their form; nothing is escaped. A body that has none is
 // kept as it is.
 func (e Event) Compact() Event {
+	if !e.spaced {
+		return e
+	}
 	var out bytes.Buffer
 	out.Grow(len(e.body))
-	if json.Compact(&out, e.body) != nil || out.Len() == len(e.body) {
+	if err := json.Compact(&out, e.body); err != nil {
 		return e
 	}
 	c, err := Parse(out.Bytes())

@@ -134,6 +134,7 @@ func fieldOf(object field, key []byte) field {
 		case "email":
 			return fSuccessorEmail
 		}
+	default:
 	}
 	return ignored
 }
