@@ -692,7 +692,7 @@ func TestTLS(t *testing.T) {
 	silent := newReceiver(t, func(r *receiver, _ int64, _ net.Conn, in *bufio.Reader) { _, _ = io.Copy(io.Discard, in) })
 	closes := newReceiver(t, func(r *receiver, _ int64, _ net.Conn, in *bufio.Reader) { _, _ = in.ReadByte() })
 	old := httptest.NewUnstartedServer(http.NotFoundHandler())
-	old.TLS = &tls.Config{Certificates: []tls.Certificate{good}, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10} //nolint:gosec // an outdated receiver
+	old.TLS = &tls.Config{Certificates: []tls.Certificate{good}, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
 	old.Config.ErrorLog = discardLog
 	old.StartTLS()
 	t.Cleanup(old.Close)
