@@ -51,7 +51,7 @@ func TestChild(t *testing.T) {
 // killAtWork starts a child and kills it in the middle of its work.
 func killAtWork(t *testing.T, how, driver, url string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$") //nolint:gosec // ourselves
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestChild$")
 	cmd.Env = append(os.Environ(), childEnv+"="+how+" "+driver+" "+url)
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -82,7 +82,9 @@
 // The same webhook-id gets the same answer and has no second effect: with OnTx
 // always, also for copies that come at once to several processes and across a
 // crash at any instruction; with On as long as the Seen keeps the answer, and but
-// for a crash before it is recorded. Copies that come at once never run at once.
+// for a crash before it is recorded. Copies that come at once are not run at
+// once, by one process with Memory, and by all that share the database with a
+// Table, provided that functions end when their context does.
 //
 // A sender that hangs up does not end the work. It ends with Timeout, and the
 // answer is there when the sender asks again. No goroutine outlives a request.

@@ -102,7 +102,7 @@ func (m message) post(tb testing.TB, url string) reply {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end
+	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		tb.Fatal(err)

@@ -188,8 +188,14 @@ func (r Resource) validate(at string) error {
 		name string
 		n    int64
 	}{
-		{"found", r.Found}, {"transferred", r.Transferred}, {"deleted", r.Deleted}, {"anonymized", r.Anonymized},
-		{"revoked", r.Revoked}, {"retained", r.Retained}, {"skipped", r.Skipped}, {"failed", r.Failed},
+		{"found", r.Found},
+		{"transferred", r.Transferred},
+		{"deleted", r.Deleted},
+		{"anonymized", r.Anonymized},
+		{"revoked", r.Revoked},
+		{"retained", r.Retained},
+		{"skipped", r.Skipped},
+		{"failed", r.Failed},
 	} {
 		if c.n < 0 || c.n > maxCount {
 			return broken("%s%s is not a non-negative integer below 2^53", at, c.name)

@@ -20,8 +20,8 @@ import (
 // that [On] and [OnTx] have registered for their types. It is an
 // [http.Handler]; what comes by another way is given to [Receiver.Handle].
 //
-// Set the fields, then register, then serve: neither may change after that.
-// Methods may be called concurrently.
+// Set the fields, then register, then serve: neither may change after that, and
+// a Receiver must not be copied. Methods may be called concurrently.
 type Receiver struct {
 	// Verifier holds the keys of the endpoint, several during a rotation. Without
 	// keys every request is refused.
@@ -138,8 +138,9 @@ var received = answer{body: []byte(`{"received":true}`)}
 // errNotDone keeps an answer that is not about work done from being recorded.
 var errNotDone = errors.New("blocked or failed")
 
-// Handle handles an event whose origin is beyond doubt, under the id of the
-// message that brought it, and returns what was done: with status blocked or
+// Handle handles an event whose origin is beyond doubt, once per id: that of the
+// message that brought it, or "" for the event's own environment and id. It
+// returns what was done: with status blocked or
 // failed when an operator has to see to it, and the zero [Receipt] when there is
 // no function for the type, or when it had nothing to say.
 //
@@ -155,6 +156,9 @@ func (r *Receiver) handle(ctx context.Context, id string, ev events.Event) (a an
 	if !ok {
 		r.log().LogAttrs(ctx, slog.LevelDebug, "no function for the event", slog.String("message_id", id), slog.String("type", ev.Type))
 		return received, nil
+	}
+	if id == "" {
+		id = ev.EnvironmentID + "/" + ev.ID
 	}
 	timeout := r.Timeout
 	if timeout <= 0 {
@@ -249,6 +253,9 @@ func (r *Receiver) report(ctx context.Context, id string, ev events.Event, a ans
 		attrs = append(attrs, slog.String("error", err.Error()))
 	case a.receipt.Type != "":
 		outcome = a.receipt.Outcome()
+	}
+	if outcome == StatusBlocked || outcome == StatusFailed {
+		level = slog.LevelWarn
 	}
 	r.log().LogAttrs(ctx, level, "event handled", append(attrs, slog.String("outcome", outcome))...)
 }

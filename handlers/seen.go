@@ -12,9 +12,9 @@ import (
 // the same answer and has no second effect. [Memory] and [Table] are such;
 // implement it to keep the answers elsewhere.
 type Seen interface {
-	// Do returns the answer that is recorded under id, which is at most 512
-	// bytes, or else calls run, once, and records the answer that it returns. An
-	// error of run is returned and nothing is recorded.
+	// Do returns the answer that is recorded under id, or else calls run, once,
+	// and records the answer that it returns. An error of run is returned and
+	// nothing is recorded.
 	//
 	// body is the SHA-256 of the message's body: another one than that recorded
 	// is ErrConflict. When a copy of the message is being handled, Do waits for

@@ -61,7 +61,7 @@ func (h Handler) Handle(msg *message.Message) error {
 	if err != nil {
 		return h.dead(msg, err)
 	}
-	receipt, err := h.Receiver.Handle(msg.Context(), ev.EnvironmentID+"/"+ev.ID, ev)
+	receipt, err := h.Receiver.Handle(msg.Context(), "", ev)
 	var permanent *handlers.PermanentError
 	switch {
 	case errors.As(err, &permanent), errors.Is(err, handlers.ErrConflict):
