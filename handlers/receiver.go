@@ -69,15 +69,9 @@ func On[T any](r *Receiver, typ events.Type[T], functions ...func(ctx context.Co
 		if err != nil {
 			return Outcome{}, err
 		}
-		var all Outcome
-		for _, f := range functions {
-			o, err := f(ctx, ev, data)
-			if err != nil {
-				return Outcome{}, err
-			}
-			all = Done(all, o)
-		}
-		return all, nil
+		return inOrder(functions, func(f func(context.Context, events.Event, T) (Outcome, error)) (Outcome, error) {
+			return f(ctx, ev, data)
+		})
 	}})
 }
 
@@ -96,16 +90,22 @@ func OnTx[T any](r *Receiver, typ events.Type[T], functions ...func(ctx context.
 		if err != nil {
 			return Outcome{}, err
 		}
-		var all Outcome
-		for _, f := range functions {
-			o, err := f(ctx, tx, ev, data)
-			if err != nil {
-				return Outcome{}, err
-			}
-			all = Done(all, o)
-		}
-		return all, nil
+		return inOrder(functions, func(f func(context.Context, *sql.Tx, events.Event, T) (Outcome, error)) (Outcome, error) {
+			return f(ctx, tx, ev, data)
+		})
 	}})
+}
+
+func inOrder[F any](functions []F, call func(F) (Outcome, error)) (Outcome, error) {
+	var all Outcome
+	for _, f := range functions {
+		o, err := call(f)
+		if err != nil {
+			return Outcome{}, err
+		}
+		all = Done(all, o)
+	}
+	return all, nil
 }
 
 func decode[T any](typ events.Type[T], ev events.Event) (T, error) {
@@ -140,9 +140,9 @@ var errNotDone = errors.New("blocked or failed")
 
 // Handle handles an event whose origin is beyond doubt, once per id: that of the
 // message that brought it, or "" for the event's own environment and id. It
-// returns what was done: with status blocked or
-// failed when an operator has to see to it, and the zero [Receipt] when there is
-// no function for the type, or when it had nothing to say.
+// returns what was done: with status blocked or failed when an operator has to
+// see to it, and the zero [Receipt] when there is no function for the type, or
+// when it had nothing to say.
 //
 // The error is a [*PermanentError], a [*RetryError], [ErrConflict], [ErrBusy],
 // or anything else that went wrong, and may go right the next time.

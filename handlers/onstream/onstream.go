@@ -13,9 +13,10 @@
 //
 // What is handled is remembered by the receiver's Seen under the event's
 // environment and id, so a message that is delivered again has no second
-// effect, as handlers says for On and OnTx. It is acked when the functions have
-// done their work, when there is none for its type, or when trying again would
-// not help and Dead has taken it; in all other cases, it is nacked.
+// effect, as handlers says for On and OnTx; the webhook of the same event counts
+// as another message. It is acked when the functions have done their work, when
+// there is none for its type, or when trying again would not help and Dead has
+// taken it; in all other cases, it is nacked.
 //
 // The delay of [handlers.RetryAfter] is not kept: how soon a nacked message
 // comes again is up to the subscriber, and some send it again at once. Put
