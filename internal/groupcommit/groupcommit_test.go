@@ -259,7 +259,7 @@ func TestOutcomesAreTrueUnderLoad(t *testing.T) {
 	for c := range 16 {
 		callers.Go(func() {
 			for i := range each {
-				ctx, cancel := context.WithCancel(context.Background())
+				ctx, cancel := context.WithCancel(t.Context())
 				if i%5 == 0 {
 					go cancel()
 				}

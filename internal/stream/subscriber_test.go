@@ -94,7 +94,7 @@ func TestSlowHandlerKeepsItsMessage(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.publish("slow")
-	cfg := stream.SubscriberConfig{MinIdle: 300 * time.Millisecond, Grace: soon}
+	cfg := stream.SubscriberConfig{MinIdle: time.Second, Grace: soon}
 	s1, msgs1 := b.subscribe(cfg)
 	s2, msgs2 := b.subscribe(cfg)
 	var m *message.Message
@@ -107,7 +107,7 @@ func TestSlowHandlerKeepsItsMessage(t *testing.T) {
 		t.Fatal("delivered again")
 	case <-msgs2:
 		t.Fatal("delivered again")
-	case <-time.After(5 * cfg.MinIdle):
+	case <-time.After(3 * cfg.MinIdle):
 	}
 	m.Ack()
 	b.finished()
@@ -440,7 +440,7 @@ func TestRouter(t *testing.T) {
 			t.Errorf("%s handled %d times, want %d", id, n, want)
 		}
 	}
-	if err := b.c.Ping(context.Background()).Err(); err != nil {
+	if err := b.c.Ping(t.Context()).Err(); err != nil {
 		t.Errorf("client after the router's end: %v", err)
 	}
 }

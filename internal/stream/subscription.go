@@ -84,18 +84,7 @@ func (s *subscription) deliver(d *delivery) {
 			d.handed = true
 			s.inHand.Add(1)
 		}
-		var expired <-chan time.Time
-		if s.offer != nil {
-			s.offer.Reset(offerTime)
-			expired = s.offer.C
-		}
-		select {
-		case s.out <- m:
-		case <-expired:
-			sent = false
-		case <-s.ctx.Done():
-			sent = false
-		}
+		sent = s.send(m)
 	}
 	s.mu.RUnlock()
 	if !sent {
@@ -103,6 +92,26 @@ func (s *subscription) deliver(d *delivery) {
 		return
 	}
 	s.fifo <- d
+}
+
+func (s *subscription) send(m *message.Message) bool {
+	select {
+	case s.out <- m:
+		return true
+	default:
+	}
+	var expired <-chan time.Time
+	if s.offer != nil {
+		s.offer.Reset(offerTime)
+		expired = s.offer.C
+	}
+	select {
+	case s.out <- m:
+		return true
+	case <-expired:
+	case <-s.ctx.Done():
+	}
+	return false
 }
 
 // collect learns of acks in the order of delivery, cheaply as long as handlers

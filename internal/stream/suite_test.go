@@ -1,7 +1,6 @@
 package stream_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -42,7 +41,7 @@ func (b *bench) subscribe(cfg stream.SubscriberConfig) (*stream.Subscriber, <-ch
 	cfg.Client, cfg.Group = b.c, group
 	cfg.Block = 20 * time.Millisecond
 	if cfg.MinIdle == 0 {
-		cfg.MinIdle = 300 * time.Millisecond
+		cfg.MinIdle = time.Second
 	}
 	if cfg.NackDelay == 0 {
 		cfg.NackDelay = time.Millisecond
@@ -70,7 +69,7 @@ func (b *bench) publish(ids ...string) {
 }
 
 func (b *bench) pending() int64 {
-	p, err := b.c.XPending(context.Background(), b.stream, group).Result()
+	p, err := b.c.XPending(b.t.Context(), b.stream, group).Result()
 	if err != nil {
 		b.t.Error(err)
 		return -1
