@@ -5,8 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -72,7 +71,7 @@ func (a *demoApp) serve(key signing.Key) {
 	handlers.OnTx(receiver, events.MembershipRemoved, a.handOver)
 	mux := http.NewServeMux()
 	mux.Handle("POST /handover", receiver)
-	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go a.server.Serve(a.listener) //nolint:errcheck // it ends with close
 }
 

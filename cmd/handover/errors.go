@@ -44,7 +44,7 @@ func (c *cli) report(command string, err error) int {
 	}
 	hint := c.hint(command, err)
 	if errors.Is(err, context.Canceled) {
-		err, hint = errors.New("interrupted"), ""
+		err = errors.New("interrupted")
 	}
 	s := c.style(c.err)
 	fmt.Fprintf(c.err, "handover: %s %v\n", s.bad("error:"), err)
@@ -62,6 +62,8 @@ func (c *cli) hint(command string, err error) string {
 	switch {
 	case errors.As(err, &own):
 		return own.Hint()
+	case errors.Is(err, context.Canceled):
+		return ""
 	case errors.As(err, new(usageError)):
 		return fmt.Sprintf("see `%s -h`", command)
 	case errors.As(err, &connect):

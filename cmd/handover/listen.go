@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -104,7 +104,7 @@ func explainLoopback(err error) error {
 	if errors.As(err, &refused) {
 		for _, f := range refused.Fields {
 			if f.Field == "url" || f.Field == "body.url" {
-				return hinted{err, "start the service with --allow-network 127.0.0.0/8"}
+				return hinted{err, "start the service with `handover serve --allow-network 127.0.0.0/8`"}
 			}
 		}
 	}
@@ -123,7 +123,7 @@ func (l *listenCommand) remove(ctx context.Context, id string) {
 }
 
 func (l *listenCommand) serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{Handler: l, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	stop := context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
@@ -144,7 +144,7 @@ func forwardTo(target *url.URL) http.Handler {
 			r.Out.URL = &u
 			r.Out.Host = u.Host
 		},
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, "cannot reach the app: "+err.Error(), http.StatusBadGateway)
 		},
@@ -173,7 +173,7 @@ func (l *listenCommand) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err != nil:
-		got.Error = err.Error()
+		got.Error = notVerified(err)
 		http.Error(answer, "the request is not signed as it must be", http.StatusUnauthorized)
 	case l.proxy != nil:
 		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))

@@ -117,7 +117,7 @@ func (r *replayCommand) follow(ctx context.Context, now api.Replay) (api.Replay,
 		bar := progressbar.NewOptions64(now.Total, progressbar.OptionSetWriter(r.err), progressbar.OptionShowCount(),
 			progressbar.OptionSetDescription(now.ID), progressbar.OptionClearOnFinish(), progressbar.OptionShowIts(),
 			progressbar.OptionSetItsString("deliveries"), progressbar.OptionThrottle(100*time.Millisecond))
-		defer bar.Close() //nolint:errcheck // it only draws
+		defer bar.Close()
 		show = func(now api.Replay) { _ = bar.Set64(now.Done + now.Skipped) }
 	}
 	tick := time.NewTicker(100 * time.Millisecond)

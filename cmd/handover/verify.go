@@ -89,7 +89,7 @@ func (v *verifyCommand) run(bodyFile string) error {
 	}
 	result := verdict{ID: header.Get(signing.HeaderID), Timestamp: header.Get(signing.HeaderTimestamp), BodyBytes: len(body)}
 	if err := verifier.Verify(header, body); err != nil {
-		result.Reason, result.Hint = strings.TrimPrefix(err.Error(), signing.ErrVerify.Error()+": "), v.why(verifier, header, body, err)
+		result.Reason, result.Hint = notVerified(err), v.why(verifier, header, body, err)
 	} else {
 		result.Valid, result.Hint = true, v.age(header)
 	}
@@ -159,6 +159,11 @@ func (v *verifyCommand) age(header http.Header) string {
 		return fmt.Sprintf("receivers refuse it by now, %s from its time; check with --tolerance 5m", round(off))
 	}
 	return ""
+}
+
+// notVerified is the reason alone.
+func notVerified(err error) string {
+	return strings.TrimPrefix(err.Error(), signing.ErrVerify.Error()+": ")
 }
 
 func unixSeconds(text string) (time.Time, bool) {
