@@ -78,7 +78,7 @@ type Event struct {
 	Data        json.RawMessage // an object, as sent
 
 	body    []byte
-	spaced  bool // the body has white space between tokens
+	loose   bool // the body has white space between tokens
 	userID  string
 	subject string
 }
@@ -96,19 +96,14 @@ func (e Event) UserID() string { return e.userID }
 // the object is a DirectoryUser, else "".
 func (e Event) Subject() string { return e.subject }
 
-// Compact returns the event with a body that has no white space between the
-// tokens. The texts keep their form; nothing is escaped. A body that has none is
-// kept as it is.
+// Compact returns the event with a body as JSON.stringify writes it: no white
+// space between the tokens, and only the escapes that JSON needs. A body that is
+// so already is kept as it is.
 func (e Event) Compact() Event {
-	if !e.spaced {
+	if !e.loose {
 		return e
 	}
-	var out bytes.Buffer
-	out.Grow(len(e.body))
-	if err := json.Compact(&out, e.body); err != nil {
-		return e
-	}
-	c, err := Parse(out.Bytes())
+	c, err := Parse(compact(make([]byte, 0, len(e.body)), e.body))
 	if err != nil {
 		return e
 	}
@@ -149,41 +144,38 @@ type Defaults struct {
 const specVersion = "1"
 
 // Complete reads an event that is to be published. It is like [Parse], but
-// spec_version, id, occurred_at and environment_id may be absent, and object too
-// for a type that the package knows; they are filled in and stand first. All
-// other fields, known or not, keep their order, and the texts their form.
+// spec_version, id, object, occurred_at and environment_id may be absent; they
+// are filled in and stand first. The object of a type that the package does not
+// know is "Event" then. All other fields, known or not, keep their order.
 //
-// The body of the result is compact: no white space between tokens, no newline
-// at the end. A raw that is complete and compact already is the body.
+// The body of the result is compact, as JSON.stringify writes it: no white space
+// between tokens, no needless escapes, no newline at the end. A raw that is complete and compact already is the body.
 func Complete(raw []byte, d Defaults) (Event, error) {
 	s := scanner{b: raw}
 	if err := s.scan(); err != nil {
 		return Event{}, err
 	}
 	head := s.missing(d)
-	if len(head) == 0 && !s.space {
+	if len(head) == 0 && !s.loose {
 		return s.event()
 	}
 	if s.f[fType].kind == kindNone {
 		return Event{}, &FieldError{Field: "type", Reason: required}
 	}
-	compact := raw
-	if s.space {
-		var out bytes.Buffer
-		out.Grow(len(raw))
-		if err := json.Compact(&out, raw); err != nil {
-			return Event{}, &SyntaxError{Reason: "it cannot be compacted"}
-		}
-		compact = out.Bytes()
+	body := make([]byte, 0, len(head)+len(raw)+1)
+	if len(head) > 0 {
+		body = append(append(body, '{'), head...)
 	}
-	if len(head) == 0 {
-		return Parse(compact)
+	start := len(body)
+	if s.loose {
+		body = compact(body, raw)
+	} else {
+		body = append(body, raw...)
 	}
-	// There is a type, so there is a member for the comma to come before.
-	body := make([]byte, 0, len(head)+len(compact))
-	body = append(body, '{')
-	body = append(body, head...)
-	body = append(body, compact[1:]...)
+	if len(head) > 0 {
+		// There is a type, so there is a member for the comma to come before.
+		body = append(body[:start], body[start+1:]...)
+	}
 	return Parse(body)
 }
 
@@ -201,7 +193,7 @@ func (s *scanner) missing(d Defaults) []byte {
 		add(fID, "id", d.newID())
 	}
 	if s.f[fObject].kind == kindNone && s.f[fType].kind == kindString {
-		add(fObject, "object", catalog[s.text(s.f[fType])].object)
+		add(fObject, "object", cmp.Or(catalog[s.text(s.f[fType])].object, "Event"))
 	}
 	if s.f[fOccurredAt].kind == kindNone {
 		add(fOccurredAt, "occurred_at", d.now())

@@ -95,7 +95,7 @@ var tooLong = "is longer than " + strconv.Itoa(MaxID) + " bytes"
 
 // event makes the event of what was scanned, or says which field is at fault.
 func (s *scanner) event() (Event, error) {
-	e := Event{body: s.b, spaced: s.space}
+	e := Event{body: s.b, loose: s.loose}
 	e.SpecVersion = s.version()
 	e.ID = s.word(fID, "id", "evt_")
 	known := s.typ()

@@ -12,7 +12,7 @@ import (
 type scanner struct {
 	b     []byte
 	i     int
-	space bool // there is white space between tokens
+	loose bool // there is white space between tokens
 
 	// What is wrong, and for a fault in what the JSON says, with which field.
 	fault, faulty string
@@ -182,7 +182,7 @@ func (s *scanner) skip() {
 	for s.i < len(s.b) {
 		switch s.b[s.i] {
 		case ' ', '\t', '\r', '\n':
-			s.space = true
+			s.loose = true
 			s.i++
 		default:
 			return
@@ -427,7 +427,11 @@ func (s *scanner) escape() bool {
 		return s.fail("a string has no end")
 	}
 	switch s.b[s.i+1] {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+	case '"', '\\', 'b', 'f', 'n', 'r', 't':
+		s.i += 2
+		return true
+	case '/':
+		s.loose = true
 		s.i += 2
 		return true
 	case 'u':
@@ -435,6 +439,7 @@ func (s *scanner) escape() bool {
 		if !ok {
 			break
 		}
+		s.loose = s.loose || needless(r)
 		if !utf16.IsSurrogate(r) {
 			s.i += 6
 			return true
