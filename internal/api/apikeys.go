@@ -22,7 +22,7 @@ func (s *Server) registerAPIKeys(a huma.API) {
 	huma.Register(a, route("revoke-api-key", http.MethodDelete, "/v1/api-keys/{id}", tag, "Revoke an API key", http.StatusNoContent, http.StatusNotFound, http.StatusConflict), s.revokeAPIKey)
 }
 
-func (s *Server) listAPIKeys(ctx context.Context, in *struct{ paging }) (*body[Page[APIKey]], error) {
+func (s *Server) listAPIKeys(ctx context.Context, in *struct{ Paging }) (*body[Page[APIKey]], error) {
 	all, next, err := s.Store.ListAPIKeys(ctx, in.page())
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "API key")

@@ -65,7 +65,7 @@ func checkTimes(prefix string, since, until time.Time) error {
 }
 
 func (s *Server) listDeliveries(ctx context.Context, in *struct {
-	paging
+	Paging
 	between
 	State          string `query:"state" enum:"pending,sending,held,succeeded,failed,superseded,canceled"`
 	EndpointID     string `query:"endpoint_id" maxLength:"255"`

@@ -54,7 +54,7 @@ func (s *Server) registerEndpoints(a huma.API) {
 }
 
 func (s *Server) listEndpoints(ctx context.Context, in *struct {
-	paging
+	Paging
 	State string `query:"state" enum:"enabled,disabled"`
 },
 ) (*body[Page[Endpoint]], error) {

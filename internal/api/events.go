@@ -78,7 +78,7 @@ func (s *Server) registerEvents(a huma.API) {
 }
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
-	paging
+	Paging
 	between
 	Type           string `query:"type" maxLength:"255"`
 	OrganizationID string `query:"organization_id" maxLength:"255"`

@@ -30,7 +30,7 @@ func (s *Server) registerReplays(a huma.API) {
 	huma.Register(a, route("cancel-replay", http.MethodPost, one+"/cancel", tag, "Stop a replay", http.StatusOK, http.StatusNotFound, http.StatusConflict), s.cancelReplay)
 }
 
-func (s *Server) listReplays(ctx context.Context, in *struct{ paging }) (*body[Page[Replay]], error) {
+func (s *Server) listReplays(ctx context.Context, in *struct{ Paging }) (*body[Page[Replay]], error) {
 	all, next, err := s.Store.ListReplays(ctx, in.page())
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "replay")

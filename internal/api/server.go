@@ -129,7 +129,8 @@ func (s *Server) register(mux *http.ServeMux) *huma.OpenAPI {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
 	config.RejectUnknownQueryParameters = true
 	config.Transformers = []huma.Transformer{discreet}
-	config.Formats = map[string]huma.Format{"application/json": {Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}}
+	format := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
+	config.Formats = map[string]huma.Format{"application/json": format, "json": format} // json: of application/problem+json
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"apiKey": {Type: "http", Scheme: "bearer", Description: "An API key, hk_…"},
 	}
@@ -285,13 +286,14 @@ func unknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	writeError(w, refuse(http.StatusNotFound, "there is nothing at this path"))
 }
 
-// paging is what every list takes.
-type paging struct {
+// Paging is what every list takes. It is exported because huma passes over
+// embedded fields that are not.
+type Paging struct {
 	Cursor string `query:"cursor" maxLength:"300" doc:"Where the page before ended: its next_cursor."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 
-func (p paging) page() store.Page { return store.Page{Cursor: p.Cursor, Limit: p.Limit} }
+func (p Paging) page() store.Page { return store.Page{Cursor: p.Cursor, Limit: p.Limit} }
 
 // body is an answer that has one.
 type body[T any] struct{ Body T }

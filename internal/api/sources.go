@@ -34,7 +34,7 @@ func (s *Server) registerSources(a huma.API) {
 	huma.Register(a, route("rotate-source-secret", http.MethodPost, one+"/rotate", tag, "Accept a new secret", http.StatusOK, http.StatusNotFound, http.StatusConflict), s.rotateSourceSecret)
 }
 
-func (s *Server) listSources(ctx context.Context, in *struct{ paging }) (*body[Page[Source]], error) {
+func (s *Server) listSources(ctx context.Context, in *struct{ Paging }) (*body[Page[Source]], error) {
 	all, next, err := s.Store.ListSources(ctx, in.page())
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "source")
