@@ -308,9 +308,16 @@ func (s *Store) way(ctx context.Context, f DeliveryFilter) (way, error) {
 	case state == Pending, state == Sending, state == Held:
 		used["state"], w.few = true, true
 		w.base.and(`d.state = ` + strconv.Itoa(int(state)))
-		if f.EndpointID != "" {
-			used["endpoint"] = true
-			w.base.and(`d.endpoint_id = ?`, f.EndpointID)
+		if f.EndpointID == "" || state == Sending {
+			break
+		}
+		// The second condition holds for all. It lets SQLite see that the index of
+		// the open ones fits better than the one of all the endpoint's.
+		used["endpoint"] = true
+		if state == Pending {
+			w.base.and(`d.endpoint_id = ? AND d.due_at > -1`, f.EndpointID)
+		} else {
+			w.base.and(`d.endpoint_id = ? AND d.order_key > ''`, f.EndpointID)
 		}
 	case f.OrganizationID != "":
 		used["organization"], w.bySeq = true, true
