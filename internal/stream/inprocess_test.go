@@ -48,8 +48,8 @@ func TestInProcessBlocksPublishWhileFull(t *testing.T) {
 		first := <-msgs // a message with its handler still has its place
 		synctest.Wait()
 		select {
-		case <-published:
-			t.Fatal("publish does not wait for a place")
+		case err := <-published:
+			t.Fatalf("publish does not wait for a place: %v", err)
 		default:
 		}
 		if n := s.Backlog("s", group); n != 3 {

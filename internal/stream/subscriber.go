@@ -162,7 +162,7 @@ func (s *Subscriber) ensureGroup(ctx context.Context, stream string) bool {
 		return false
 	}
 	if created {
-		s.log.Warn("consumer group created", "stream", stream, "group", s.cfg.Group)
+		s.log.WarnContext(ctx, "consumer group created", "stream", stream, "group", s.cfg.Group)
 		if s.cfg.OnLost != nil {
 			s.cfg.OnLost()
 		}

@@ -236,7 +236,7 @@ func TestCloseLeavesTheClientOpenAndMayBeRepeated(t *testing.T) {
 func TestAcksAtTheEndAreKept(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*stream.Subscriber, context.CancelFunc){
-		"close":   func(s *stream.Subscriber, _ context.CancelFunc) { go s.Close() }, //nolint:errcheck // waited for below
+		"close":   func(s *stream.Subscriber, _ context.CancelFunc) { go s.Close() },
 		"context": func(_ *stream.Subscriber, cancel context.CancelFunc) { cancel() },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,7 +35,7 @@ func (t *Trimmer) Run(ctx context.Context) error {
 		}
 		_, err := t.Trim(ctx)
 		if err != nil && !trouble && ctx.Err() == nil {
-			logger(t.Log).Warn("cannot trim stream", "stream", t.Stream, "error", err)
+			logger(t.Log).WarnContext(ctx, "cannot trim stream", "stream", t.Stream, "error", err)
 		}
 		trouble = err != nil
 	}

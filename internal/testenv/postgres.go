@@ -161,7 +161,7 @@ func (p *PostgresInstance) Start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(program, "-D", p.data(), "-F", "-p", strconv.Itoa(p.port), //nolint:noctx,gosec // it outlives contexts; our own arguments
+	cmd := exec.Command(program, "-D", p.data(), "-F", "-p", strconv.Itoa(p.port), //nolint:noctx // it outlives contexts; our own arguments
 		"-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "shared_buffers=64MB",
 		"-c", "max_connections=200", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
@@ -234,6 +234,6 @@ func onPostgres(url string, do func(context.Context, *pgx.Conn) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close(ctx) //nolint:errcheck // nothing to lose
+	defer c.Close(ctx)
 	return do(ctx, c)
 }

@@ -23,11 +23,11 @@ type process struct {
 // program gets the signal death when this process ends.
 func launch(cmd *exec.Cmd, dir string, death syscall.Signal) (*process, error) {
 	p := &process{cmd: cmd, log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // a path of our own making
+	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() //nolint:errcheck // the child has its own descriptor
+	defer out.Close()
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -70,7 +70,7 @@ func Prefix(tb testing.TB) string {
 	tb.Cleanup(func() {
 		ctx := context.Background() // the test's own has ended
 		c := redis.NewClient(opts)
-		defer c.Close() //nolint:errcheck // nothing to lose
+		defer c.Close()
 		keys := c.Scan(ctx, 0, prefix+"*", 1000).Iterator()
 		for keys.Next(ctx) {
 			c.Unlink(ctx, keys.Val())
@@ -146,12 +146,12 @@ func (s *Server) start() error {
 		"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir,
 		"--save", "", "--appendonly", appendOnly, "--daemonize", "no",
 	}, s.opts.Args...)
-	p, err := launch(exec.Command(program, args...), s.dir, syscall.SIGKILL) //nolint:noctx,gosec // it outlives contexts; arguments are the test's
+	p, err := launch(exec.Command(program, args...), s.dir, syscall.SIGKILL) //nolint:noctx // it outlives contexts; arguments are the test's
 	if err != nil {
 		return err
 	}
 	c := redis.NewClient(&redis.Options{Addr: s.Addr(), MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second})
-	defer c.Close() //nolint:errcheck // nothing to lose
+	defer c.Close()
 	err = p.ready(func() error {
 		ctx := context.Background()
 		if err := c.Ping(ctx).Err(); err != nil {

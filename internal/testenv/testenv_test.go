@@ -142,7 +142,7 @@ func TestPostgresServerKeepsCommittedDataAcrossKillAndRestart(t *testing.T) {
 // The child below starts both servers and waits; killed, it must leave nothing.
 func TestServersEndWithTheirProcess(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestServersChild$") //nolint:gosec // ourselves
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestServersChild$")
 	cmd.Env = append(os.Environ(), "TESTENV_CHILD=1", testenv.RedisURL+"=", testenv.PostgresURL+"=")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -152,7 +152,7 @@ func TestServersEndWithTheirProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stdin.Close() //nolint:errcheck // only holds the child
+	defer stdin.Close()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func run(install bool, command []string) error {
 		if err != nil {
 			return err
 		}
-		defer s.Close() //nolint:errcheck // the command's result counts
+		defer s.Close()
 		env = append(env, testenv.RedisURL+"="+s.URL())
 	}
 	if os.Getenv(testenv.PostgresURL) == "" {
@@ -56,7 +56,7 @@ func run(install bool, command []string) error {
 		if err != nil {
 			return err
 		}
-		defer p.Close() //nolint:errcheck // the command's result counts
+		defer p.Close()
 		env = append(env, testenv.PostgresURL+"="+p.URL())
 	}
 
@@ -95,7 +95,7 @@ func ensure(install bool) error {
 			strings.Join(programs, ", "), strings.Join(args, " "))
 	}
 	for _, args := range [][]string{{"update"}, args} {
-		cmd := exec.Command(apt, args...) //nolint:noctx,gosec // package names of our own
+		cmd := exec.Command(apt, args...) //nolint:noctx // package names of our own
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 		if err := cmd.Run(); err != nil {
