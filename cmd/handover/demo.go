@@ -199,14 +199,13 @@ func (d *demo) removal() ([]byte, error) {
 }
 
 func (d *demo) deliver(ctx context.Context) error {
-	found, err := d.waitFor(ctx, "a delivery", func(ctx context.Context) (bool, error) {
-		for one, err := range d.client.Deliveries(ctx, api.DeliveryFilter{EventID: d.event.ID}) {
-			d.delivery = one
+	err := waitFor(ctx, patience, "a delivery of "+d.event.ID, func(ctx context.Context) (found bool, err error) {
+		for d.delivery, err = range d.client.Deliveries(ctx, api.DeliveryFilter{EventID: d.event.ID}) {
 			return err == nil, err
 		}
 		return false, nil
 	})
-	if err != nil || !found {
+	if err != nil {
 		return err
 	}
 	if d.delivery, err = d.settled(ctx, 2); err != nil {
@@ -245,10 +244,11 @@ func (d *demo) replay(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("create replay: %w", err)
 	}
-	if _, err := d.waitFor(ctx, "the end of the replay", func(ctx context.Context) (bool, error) {
+	err = waitFor(ctx, patience, "the end of "+started.ID, func(ctx context.Context) (done bool, err error) {
 		started, err = d.client.Replay(ctx, started.ID)
 		return started.State == "done", err
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	again, err := d.settled(ctx, 3)
@@ -270,32 +270,16 @@ func (d *demo) replay(ctx context.Context) error {
 	return d.expectOwners(ctx, map[string]int{ines: 4})
 }
 
-func (d *demo) settled(ctx context.Context, attempts int) (api.Delivery, error) {
-	var now api.Delivery
-	_, err := d.waitFor(ctx, fmt.Sprintf("attempt %d of %s", attempts, d.delivery.ID), func(ctx context.Context) (bool, error) {
-		var err error
+// patience is how long the demo waits for anything.
+const patience = 15 * time.Second
+
+// settled waits until the delivery is over, after so many attempts.
+func (d *demo) settled(ctx context.Context, attempts int) (now api.Delivery, err error) {
+	err = waitFor(ctx, patience, fmt.Sprintf("attempt %d of %s", attempts, d.delivery.ID), func(ctx context.Context) (done bool, err error) {
 		now, err = d.client.Delivery(ctx, d.delivery.ID)
 		return now.AttemptCount >= attempts && !open(now.State), err
 	})
 	return now, err
-}
-
-// waitFor asks until the answer is yes.
-func (d *demo) waitFor(ctx context.Context, what string, ask func(context.Context) (bool, error)) (bool, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New(what+" did not come in time"))
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if yes, err := ask(ctx); err != nil || yes {
-			return yes, err
-		}
-		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
 }
 
 // expectOwners shows the documents and checks who owns how many.

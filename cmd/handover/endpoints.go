@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -311,7 +312,7 @@ wait for the first attempt and say what came of it. Exit code 1 when it failed.`
 			if err != nil {
 				return err
 			}
-			if d, err = c.attempted(cmd.Context(), d.ID, 1); err != nil {
+			if d, err = c.attempted(cmd.Context(), d.ID); err != nil {
 				return err
 			}
 			if err := c.printDelivery(d); err != nil {
@@ -327,24 +328,31 @@ wait for the first attempt and say what came of it. Exit code 1 when it failed.`
 	return cmd
 }
 
-// attempted waits until a delivery has had so many attempts and none is under
-// way, or is over.
-func (c *cli) attempted(ctx context.Context, id string, n int) (api.Delivery, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 90*time.Second, fmt.Errorf("attempt %d of %s did not come", n, id))
+// attempted waits until a delivery has had an attempt.
+func (c *cli) attempted(ctx context.Context, id string) (d api.Delivery, err error) {
+	err = waitFor(ctx, 90*time.Second, "an attempt of "+id, func(ctx context.Context) (done bool, err error) {
+		d, err = c.client().Delivery(ctx, id)
+		return d.AttemptCount > 0 && d.State != "sending" || !open(d.State), err
+	})
+	return d, err
+}
+
+// waitFor asks again and again until the answer is yes.
+func waitFor(ctx context.Context, patience time.Duration, what string, ask func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New(what+" did not come in time"))
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		d, err := c.client().Delivery(ctx, id)
-		if err != nil {
-			return d, err
-		}
-		if d.AttemptCount >= n && d.State != "sending" || !open(d.State) {
-			return d, nil
+		yes, err := ask(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil || yes:
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return d, context.Cause(ctx)
 		case <-tick.C:
 		}
 	}
