@@ -58,12 +58,7 @@ type process struct {
 
 func newProcess(t *testing.T, args ...string) *process {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
+	addr := "127.0.0.1:" + freePort(t)
 	p := &process{t: t, addr: addr, args: append([]string{"serve", "--addr", addr, "--allow-network", "127.0.0.0/8", "--log-level", "warn"}, args...)}
 	t.Cleanup(func() {
 		if p.cmd != nil {
@@ -75,6 +70,20 @@ func newProcess(t *testing.T, args ...string) *process {
 		}
 	})
 	return p
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
