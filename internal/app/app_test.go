@@ -112,15 +112,18 @@ func TestEachCombination(t *testing.T) {
 			for _, w := range r.wrong {
 				t.Error(w)
 			}
-			_, metrics := p.get("/metrics")
-			for _, want := range []string{
-				"handover_events_accepted_total 2", `handover_attempts_total{class="ok"} 4`, `handover_backlog{stage="outbox"} 0`,
-				`handover_backlog{stage="dead_letters"} 0`, "handover_delivery_latency_seconds_count 4", "handover_events_routed_total 2",
-			} {
-				if !strings.Contains(metrics, want) {
-					t.Errorf("/metrics lacks %s", want)
+			testenv.Eventually(t, 30*time.Second, func() error {
+				_, metrics := p.get("/metrics")
+				for _, want := range []string{
+					"handover_events_accepted_total 2", `handover_attempts_total{class="ok"} 4`, `handover_backlog{stage="outbox"} 0`,
+					`handover_backlog{stage="dead_letters"} 0`, "handover_delivery_latency_seconds_count 4", "handover_events_routed_total 2",
+				} {
+					if !strings.Contains(metrics, want+"\n") {
+						return fmt.Errorf("/metrics lacks %s", want)
+					}
 				}
-			}
+				return nil
+			})
 			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}

@@ -121,7 +121,19 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 		r.Relay.Wake()
 	}
 	if r.OnAccept != nil {
-		r.OnAccept(n)
+		r.OnAccept(added(as))
 	}
 	return nil
+}
+
+// added counts the events that were not known before.
+func added(as []*store.Acceptance) (n int) {
+	for _, a := range as {
+		for _, rec := range a.Records {
+			if rec.Status == outbox.Added {
+				n++
+			}
+		}
+	}
+	return n
 }
