@@ -25,6 +25,8 @@ type PostgresInstance struct {
 	remove func() error
 	cred   *syscall.Credential // nil: our own user
 
+	settings []string
+
 	mu   sync.Mutex
 	port int
 	run  *process // nil while stopped
@@ -80,8 +82,18 @@ func PostgresServer(tb testing.TB) *PostgresInstance {
 
 // StartPostgres starts a PostgreSQL server that lives until Close, at the
 // longest as long as this process. PostgreSQL refuses to run as root: started
-// by root it runs as nobody.
+// by root it runs as nobody. It is fast rather than durable.
 func StartPostgres() (*PostgresInstance, error) {
+	return startPostgres("-F", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "shared_buffers=64MB")
+}
+
+// StartDurablePostgres is StartPostgres with what makes commits durable left on,
+// as in production, and some settings of a server that is used: for measuring.
+func StartDurablePostgres() (*PostgresInstance, error) {
+	return startPostgres("-c", "shared_buffers=256MB", "-c", "max_wal_size=4GB", "-c", "checkpoint_timeout=15min")
+}
+
+func startPostgres(settings ...string) (*PostgresInstance, error) {
 	initdb, err := postgresProgram("initdb")
 	if err != nil {
 		return nil, err
@@ -94,7 +106,7 @@ func StartPostgres() (*PostgresInstance, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &PostgresInstance{dir: dir, remove: remove, cred: cred}
+	p := &PostgresInstance{dir: dir, remove: remove, cred: cred, settings: settings}
 	if err := p.create(initdb); err != nil {
 		return nil, errors.Join(err, remove())
 	}
@@ -150,6 +162,13 @@ func (p *PostgresInstance) URL() string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/postgres?sslmode=disable", p.port)
 }
 
+// PID returns the id of the server's first process, 0 while it is stopped.
+func (p *PostgresInstance) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.run.pid()
+}
+
 // Start starts the server unless it runs, and returns when it answers.
 func (p *PostgresInstance) Start() error {
 	p.mu.Lock()
@@ -161,9 +180,11 @@ func (p *PostgresInstance) Start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(program, "-D", p.data(), "-F", "-p", strconv.Itoa(p.port), //nolint:noctx // it outlives contexts; our own arguments
-		"-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "shared_buffers=64MB",
-		"-c", "max_connections=200", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+	args := append([]string{
+		"-D", p.data(), "-p", strconv.Itoa(p.port),
+		"-c", "max_connections=200", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+	}, p.settings...)
+	cmd := exec.Command(program, args...) //nolint:noctx // it outlives contexts; our own arguments
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
 	run, err := launch(cmd, p.dir, syscall.SIGQUIT)
 	if err != nil {

@@ -53,6 +53,13 @@ func launch(cmd *exec.Cmd, dir string, death syscall.Signal) (*process, error) {
 	return p, nil
 }
 
+func (p *process) pid() int {
+	if p == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
 // ready waits until check passes, the program ends or 20 s have passed.
 func (p *process) ready(check func() error) error {
 	deadline := time.Now().Add(20 * time.Second)

@@ -123,6 +123,13 @@ func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.It
 // URL returns a redis:// URL.
 func (s *Server) URL() string { return "redis://" + s.Addr() }
 
+// PID returns the server's process id, 0 while it is stopped.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run.pid()
+}
+
 // Start starts the server unless it runs, and returns when it answers.
 func (s *Server) Start() error {
 	s.mu.Lock()
