@@ -43,7 +43,7 @@ func (s *Server) createAPIKey(ctx context.Context, in *body[NewAPIKey]) (*body[A
 	return &body[APIKey]{out}, nil
 }
 
-func (s *Server) revokeAPIKey(ctx context.Context, in *byID) (*struct{}, error) {
+func (s *Server) revokeAPIKey(ctx context.Context, in *ByID) (*struct{}, error) {
 	if in.ID == keyID(ctx) {
 		return nil, refuse(http.StatusConflict, "this is the key that asks; revoke it with another one", at("path.id", "is the key that asks"))
 	}

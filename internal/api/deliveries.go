@@ -38,13 +38,13 @@ func (s *Server) registerDeliveries(a huma.API) {
 	huma.Register(a, route("cancel-delivery", http.MethodPost, one+"/cancel", tag, "Give a delivery up and let the person's next one go", http.StatusOK, http.StatusNotFound, http.StatusConflict), s.cancelDelivery)
 }
 
-// between is the span of time that lists take.
-type between struct {
+// Between is the span of time that lists take.
+type Between struct {
 	Since time.Time `query:"since" doc:"At or after this time."`
 	Until time.Time `query:"until" doc:"Before this time."`
 }
 
-func (b between) check() error {
+func (b Between) check() error {
 	if !b.Since.IsZero() && !b.Until.IsZero() && !b.Since.Before(b.Until) {
 		return invalid(at("query.until", "has to be after since"))
 	}
@@ -66,7 +66,7 @@ func checkTimes(prefix string, since, until time.Time) error {
 
 func (s *Server) listDeliveries(ctx context.Context, in *struct {
 	Paging
-	between
+	Between
 	State          string `query:"state" enum:"pending,sending,held,succeeded,failed,superseded,canceled"`
 	EndpointID     string `query:"endpoint_id" maxLength:"255"`
 	EventID        string `query:"event_id" maxLength:"255"`
@@ -93,7 +93,7 @@ func (s *Server) listDeliveries(ctx context.Context, in *struct {
 // maxAttempts is how many attempts of a delivery are shown.
 const maxAttempts = 100
 
-func (s *Server) getDelivery(ctx context.Context, in *byID) (*body[Delivery], error) {
+func (s *Server) getDelivery(ctx context.Context, in *ByID) (*body[Delivery], error) {
 	d, err := s.Store.Delivery(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "delivery")
@@ -109,7 +109,7 @@ func (s *Server) getDelivery(ctx context.Context, in *byID) (*body[Delivery], er
 	return &body[Delivery]{out}, nil
 }
 
-func (s *Server) retryDelivery(ctx context.Context, in *byID) (*body[Delivery], error) {
+func (s *Server) retryDelivery(ctx context.Context, in *ByID) (*body[Delivery], error) {
 	due, err := s.Store.RetryDelivery(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "delivery")
@@ -118,7 +118,7 @@ func (s *Server) retryDelivery(ctx context.Context, in *byID) (*body[Delivery], 
 	return s.getDelivery(ctx, in)
 }
 
-func (s *Server) cancelDelivery(ctx context.Context, in *byID) (*body[Delivery], error) {
+func (s *Server) cancelDelivery(ctx context.Context, in *ByID) (*body[Delivery], error) {
 	due, err := s.Store.CancelDelivery(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "delivery")

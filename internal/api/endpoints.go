@@ -160,7 +160,7 @@ func unique(list []string) []string {
 	})
 }
 
-func (s *Server) getEndpoint(ctx context.Context, in *byID) (*body[Endpoint], error) {
+func (s *Server) getEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
 	e, err := s.Store.Endpoint(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "endpoint")
@@ -169,7 +169,7 @@ func (s *Server) getEndpoint(ctx context.Context, in *byID) (*body[Endpoint], er
 }
 
 func (s *Server) updateEndpoint(ctx context.Context, in *struct {
-	byID
+	ByID
 	Body EndpointChange
 },
 ) (*body[Endpoint], error) {
@@ -214,7 +214,7 @@ func set[T any](to, from *T) {
 	}
 }
 
-func (s *Server) deleteEndpoint(ctx context.Context, in *byID) (*struct{}, error) {
+func (s *Server) deleteEndpoint(ctx context.Context, in *ByID) (*struct{}, error) {
 	if err := s.Store.DeleteEndpoint(ctx, in.ID); err != nil {
 		return nil, s.answerTo(ctx, err, "endpoint")
 	}
@@ -222,7 +222,7 @@ func (s *Server) deleteEndpoint(ctx context.Context, in *byID) (*struct{}, error
 	return nil, nil
 }
 
-func (s *Server) disableEndpoint(ctx context.Context, in *byID) (*body[Endpoint], error) {
+func (s *Server) disableEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
 	if err := s.Store.DisableEndpoint(ctx, in.ID, "by an operator"); err != nil {
 		return nil, s.answerTo(ctx, err, "endpoint")
 	}
@@ -230,7 +230,7 @@ func (s *Server) disableEndpoint(ctx context.Context, in *byID) (*body[Endpoint]
 	return s.getEndpoint(ctx, in)
 }
 
-func (s *Server) enableEndpoint(ctx context.Context, in *byID) (*body[Endpoint], error) {
+func (s *Server) enableEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
 	if err := s.Store.EnableEndpoint(ctx, in.ID); err != nil {
 		return nil, s.answerTo(ctx, err, "endpoint")
 	}
@@ -240,7 +240,7 @@ func (s *Server) enableEndpoint(ctx context.Context, in *byID) (*body[Endpoint],
 
 // rotation is the request of both rotations.
 type rotation struct {
-	byID
+	ByID
 	Body *Rotation
 }
 
@@ -273,7 +273,7 @@ func (s *Server) rotateEndpointKey(ctx context.Context, in *rotation) (*body[End
 	return &body[Endpoint]{out}, nil
 }
 
-func (s *Server) testEndpoint(ctx context.Context, in *byID) (*body[Delivery], error) {
+func (s *Server) testEndpoint(ctx context.Context, in *ByID) (*body[Delivery], error) {
 	raw, err := json.Marshal(map[string]any{
 		"type": store.EventTypeTest, "object": "Test", "display_name": "Test Event",
 		"data": map[string]string{"endpoint_id": in.ID, "message": "Sent by an operator to see whether this endpoint works."},

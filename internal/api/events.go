@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -50,7 +51,7 @@ func (s *Server) registerEvents(a huma.API) {
 		Description: "An event in the envelope of the webhook contract. id, spec_version, occurred_at and environment_id are filled in when absent.",
 		Properties: map[string]*huma.Schema{
 			"id": {Type: "string", Pattern: "^evt_"}, "spec_version": {Type: "string", Pattern: "^[0-9]+$"}, "type": {Type: "string"},
-			"object": {Type: "string", Description: "Required for types that are not known."}, "occurred_at": {Type: "string", Format: "date-time"},
+			"object": {Type: "string"}, "occurred_at": {Type: "string", Format: "date-time"},
 			"environment_id": {Type: "string", Pattern: "^env_"}, "organization_id": {Type: "string", Pattern: "^org_"},
 			"display_name": {Type: "string"}, "data": {Type: "object", AdditionalProperties: true},
 		},
@@ -61,7 +62,7 @@ func (s *Server) registerEvents(a huma.API) {
 		op.Description = "Answers after the commit. A duplicate is an event that was recorded before with the same id and body."
 		op.Parameters = []*huma.Param{{
 			Name: "Idempotency-Key", In: "header", Schema: &huma.Schema{Type: "string"},
-			Description: "Names the request: the same request again gets the same answer, another one with the same key 409. At most 255 visible ASCII characters.",
+			Description: "Names the request: the same request again gets the same answer, another one with the same key 409. At most 255 printable ASCII characters.",
 		}}
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: body}}}
 		op.Responses = map[string]*huma.Response{"202": {Description: "Recorded.", Content: map[string]*huma.MediaType{"application/json": {Schema: answer}}}}
@@ -79,7 +80,7 @@ func (s *Server) registerEvents(a huma.API) {
 
 func (s *Server) listEvents(ctx context.Context, in *struct {
 	Paging
-	between
+	Between
 	Type           string `query:"type" maxLength:"255"`
 	OrganizationID string `query:"organization_id" maxLength:"255"`
 	UserID         string `query:"user_id" maxLength:"255"`
@@ -98,7 +99,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 }
 
 func (s *Server) getEvent(ctx context.Context, in *struct {
-	byID
+	ByID
 	EnvironmentID string `query:"environment_id" maxLength:"255" doc:"When an id is there in several environments; absent: the one recorded last."`
 },
 ) (*body[Event], error) {
@@ -256,9 +257,9 @@ func (s *Server) record(r *http.Request, raws []json.RawMessage, evs []events.Ev
 	ctx := r.Context()
 	req := ingest.Request{Events: evs}
 	if key, ok := r.Header["Idempotency-Key"]; ok {
-		if len(key) != 1 || !isWord(key[0]) {
+		if len(key) != 1 || !isWord(strings.ReplaceAll(key[0], " ", "_")) {
 			return ingest.Result{}, refuse(http.StatusBadRequest, "the Idempotency-Key is not valid",
-				at("header.Idempotency-Key", "has to be 1 to 255 visible ASCII characters, once"))
+				at("header.Idempotency-Key", "has to be 1 to 255 printable ASCII characters, once"))
 		}
 		hash := sha256.New()
 		hash.Write([]byte(r.URL.Path + "\n"))

@@ -93,7 +93,7 @@ func (s *Server) createReplay(ctx context.Context, in *body[NewReplay]) (*struct
 	return &answer{http.StatusAccepted, replayOf(r)}, nil
 }
 
-func (s *Server) getReplay(ctx context.Context, in *byID) (*body[Replay], error) {
+func (s *Server) getReplay(ctx context.Context, in *ByID) (*body[Replay], error) {
 	r, err := s.Store.Replay(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "replay")
@@ -101,7 +101,7 @@ func (s *Server) getReplay(ctx context.Context, in *byID) (*body[Replay], error)
 	return &body[Replay]{replayOf(r)}, nil
 }
 
-func (s *Server) cancelReplay(ctx context.Context, in *byID) (*body[Replay], error) {
+func (s *Server) cancelReplay(ctx context.Context, in *ByID) (*body[Replay], error) {
 	r, err := s.Store.CancelReplay(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "replay")

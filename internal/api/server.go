@@ -1,5 +1,5 @@
 // Package api is the operator API: its server, its client, and what goes over
-// the wire between them.
+// the wire Between them.
 package api
 
 import (
@@ -286,7 +286,8 @@ func unknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 	writeError(w, refuse(http.StatusNotFound, "there is nothing at this path"))
 }
 
-// Paging is what every list takes. It is exported because huma passes over
+// Paging is what every list takes. It is exported, like the others that are
+// embedded in requests, because huma looks into no other. It is exported because huma passes over
 // embedded fields that are not.
 type Paging struct {
 	Cursor string `query:"cursor" maxLength:"300" doc:"Where the page before ended: its next_cursor."`
@@ -307,8 +308,8 @@ func listed[R, W any](rows []R, next string, wire func(R) W) *body[Page[W]] {
 	return &body[Page[W]]{page}
 }
 
-// byID is what names one thing in a path.
-type byID struct {
+// ByID is what names one thing in a path.
+type ByID struct {
 	ID string `path:"id" maxLength:"255"`
 }
 

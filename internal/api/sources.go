@@ -83,7 +83,7 @@ func (s *Server) createSource(ctx context.Context, in *body[NewSource]) (*body[S
 	return &body[Source]{out}, nil
 }
 
-func (s *Server) getSource(ctx context.Context, in *byID) (*body[Source], error) {
+func (s *Server) getSource(ctx context.Context, in *ByID) (*body[Source], error) {
 	src, err := s.Store.Source(ctx, in.ID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "source")
@@ -92,7 +92,7 @@ func (s *Server) getSource(ctx context.Context, in *byID) (*body[Source], error)
 }
 
 func (s *Server) updateSource(ctx context.Context, in *struct {
-	byID
+	ByID
 	Body SourceChange
 },
 ) (*body[Source], error) {
@@ -107,7 +107,7 @@ func (s *Server) updateSource(ctx context.Context, in *struct {
 	return &body[Source]{sourceOf(src)}, nil
 }
 
-func (s *Server) deleteSource(ctx context.Context, in *byID) (*struct{}, error) {
+func (s *Server) deleteSource(ctx context.Context, in *ByID) (*struct{}, error) {
 	if err := s.Store.DeleteSource(ctx, in.ID); err != nil {
 		return nil, s.answerTo(ctx, err, "source")
 	}

@@ -300,7 +300,7 @@ func (s *Store) setEndpointState(ctx context.Context, id, state, reason, cause s
 
 // cancelOpen cancels all open deliveries of an endpoint. None is left to be
 // released. Each statement is for a partial index, so that none reads what is
-// done; that every order_key is > ” tells SQLite that these fit best.
+// done; that no order_key is empty is said so that SQLite sees that these fit best.
 func (s *Store) cancelOpen(ctx context.Context, tx *sql.Tx, endpointID, cause string, now int64) error {
 	for _, open := range []string{"state = 2", "state < 2"} { // held first, so that none can be released in between
 		if _, err := tx.ExecContext(ctx, `UPDATE deliveries SET state = 6, owner = '', last_error = $1, updated_at = $2
