@@ -325,6 +325,25 @@ func TestDeadConsumersMessagesAreTakenOver(t *testing.T) {
 	}
 }
 
+// Entries that Redis has given to our own consumer and whose answer got lost are
+// delivered after MinIdle: no heartbeat keeps them from it.
+func TestLostAnswersAreClaimed(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.publish("first")
+	_, msgs := b.subscribe(stream.SubscriberConfig{MaxInFlight: 1})
+	first := receive(t, msgs)
+	b.publish("lost")
+	consumer := b.c.XInfoConsumers(t.Context(), b.stream, group).Val()[0].Name
+	err := b.c.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: group, Consumer: consumer, Streams: []string{b.stream, ">"}}).Err()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Ack()
+	collect(msgs).wait(t, []string{"lost"})
+	b.finished()
+}
+
 // Entries that an operator deleted while they were pending are let go.
 func TestDeletedEntriesAreForgotten(t *testing.T) {
 	t.Parallel()
