@@ -38,6 +38,7 @@ how far it came; with --detach it does not.`,
   handover replay --endpoint ep_… --missing --since 30d
   handover replay --deliveries msg_…,msg_…`,
 	}, c.replayList(), c.replayGet(), c.replayCancel())
+	cmd.Annotations = nil // it can be run itself
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return r.run(cmd.Context()) }
 	f := cmd.Flags()
 	f.StringSliceVar(&r.replay.DeliveryIDs, "deliveries", nil, "these deliveries: msg_…,msg_…")

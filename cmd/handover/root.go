@@ -70,7 +70,10 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.bindEnv(cmd.Flags()) },
 	}
+	root.Annotations = map[string]string{"group": "yes"}
 	root.SetHelpCommand(helpCommand())
+	// A command that only holds others is not shown as one to run.
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "group"))}}`, 1))
 	root.AddGroup(
 		&cobra.Group{ID: "start", Title: "Start here:"},
 		&cobra.Group{ID: "service", Title: "Run the service:"},
@@ -166,6 +169,7 @@ func (c *cli) bindEnv(flags *pflag.FlagSet) error {
 func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(subs...)
 	cmd.Args = noArgs
+	cmd.Annotations = map[string]string{"group": "yes"}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var names []string
 		for _, sub := range cmd.Commands() {
