@@ -109,7 +109,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", c.Addr, err)
 	}
-	defer listener.Close() //nolint:errcheck // the server closes it; this is for the ways out before
+	defer listener.Close() // the server closes it too; this is for the ways out before
 	s := &service{Config: c}
 	if s.store, err = s.openStore(ctx, master); err != nil {
 		return err
@@ -197,21 +197,21 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 	start("dispatcher", s.dispatcher.Run)
 	start("stream upkeep", s.line.run)
 	start("upkeep", s.upkeep)
-	s.Log.Info("serving", "url", ready.URL, "database", string(s.store.Dialect()), "stream", s.line.name, "version", s.Version)
+	s.Log.InfoContext(ctx, "serving", "url", ready.URL, "database", string(s.store.Dialect()), "stream", s.line.name, "version", s.Version)
 	if s.OnReady != nil {
 		s.OnReady(ready)
 	}
 	<-ctx.Done()
 	cause := context.Cause(ctx)
 	s.health.stopping.Store(true)
-	s.Log.Info("stopping")
+	s.Log.InfoContext(ctx, "stopping")
 	for _, stop := range stops {
 		stop()
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := s.store.Retire(last, s.worker.Owner); err != nil {
-		s.Log.Warn("could not give back what this process held; others take it when its lease ends", "error", err)
+		s.Log.WarnContext(last, "could not give back what this process held; others take it when its lease ends", "error", err)
 	}
 	if errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
 		return nil
@@ -246,7 +246,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.ShutdownGrace)
 	defer cancel()
 	if err := server.Shutdown(grace); err != nil {
-		s.Log.Warn("requests were cut off", "error", err)
+		s.Log.WarnContext(ctx, "requests were cut off", "error", err)
 		_ = server.Close()
 	}
 	return <-failed
@@ -307,10 +307,10 @@ func (s *service) upkeep(ctx context.Context) error {
 		}
 		s.health.leased.Store(err == nil)
 		if err != nil && ctx.Err() == nil {
-			s.Log.Warn("upkeep failed", "error", err)
+			s.Log.WarnContext(ctx, "upkeep failed", "error", err)
 		}
 		if len(gone) > 0 {
-			s.Log.Info("took over from workers that are gone", "workers", gone)
+			s.Log.InfoContext(ctx, "took over from workers that are gone", "workers", gone)
 			s.relay.Wake()
 		}
 	}

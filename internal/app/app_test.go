@@ -242,7 +242,7 @@ func TestRefusesToStart(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 			defer cancel()
-			out, err := exec.CommandContext(ctx, path, append([]string{"serve"}, test.args...)...).CombinedOutput() //nolint:gosec // the test's own
+			out, err := exec.CommandContext(ctx, path, append([]string{"serve"}, test.args...)...).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), test.want) || strings.Contains(string(out), "secret@") {
 				t.Errorf("%v\n%s\nwant %q", err, out, test.want)
 			}
@@ -281,7 +281,7 @@ func TestReadmeNodeApp(t *testing.T) {
 	created := p.mustCall(http.MethodPost, "/v1/endpoints", map[string]any{
 		"name": "node", "url": "http://127.0.0.1:" + port, "event_types": []string{"*"}, "secret": key.Secret(),
 	}, http.StatusCreated)
-	app := exec.CommandContext(t.Context(), node, "app.mjs") //nolint:gosec // found on PATH
+	app := exec.CommandContext(t.Context(), node, "app.mjs")
 	app.Dir = dir
 	app.Env = append(os.Environ(), "PORT="+port, "HANDOVER_SECRET="+key.Secret())
 	if err := app.Start(); err != nil {

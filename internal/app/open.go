@@ -23,7 +23,7 @@ func (c Config) masterKey() ([]byte, error) {
 	text, from := c.MasterKey, "HANDOVER_MASTER_KEY"
 	if text == "" {
 		from = path
-		content, err := os.ReadFile(path) //nolint:gosec // the operator chose the directory
+		content, err := os.ReadFile(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return c.createMasterKey(path)

@@ -32,7 +32,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "handover")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/handover-dev/handover/cmd/handover").CombinedOutput() //nolint:noctx // once for all tests
+	out, err := exec.Command("go", "build", "-o", path, "github.com/handover-dev/handover/cmd/handover").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
@@ -94,7 +94,7 @@ func (p *process) start() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.cmd = exec.Command(path, p.args...) //nolint:noctx,gosec // it is ended by a signal
+	p.cmd = exec.Command(path, p.args...) //nolint:noctx // it is ended by a signal
 	p.log = &bytes.Buffer{}
 	p.cmd.Stdout, p.cmd.Stderr = io.Discard, p.log
 	p.cmd.Env = append(os.Environ(), "HANDOVER_API_KEY="+testAPIKey)

@@ -180,6 +180,7 @@ func (r *Router) commit(ctx context.Context, as []*arrival) error {
 			deliveries++
 		case store.Held:
 			deliveries++
+		default: // it was there already
 		}
 		if d.Claim {
 			r.Sender.Release(d.EndpointID)

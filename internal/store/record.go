@@ -105,25 +105,25 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 
 func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
 	n := len(results)
-	ids, numbers, started, took := make([]string, n), make([]int32, n), make([]int64, n), make([]int64, n)
-	status, class, errs, answers, addresses := make([]int32, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
-	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int32, n), make([]string, n)
+	ids, numbers, started, took := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	status, class, errs, answers, addresses := make([]int64, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
+	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int64, n), make([]string, n)
 	outcomes, receipts, receiptErrors := make([]string, n), make([]string, n), make([]string, n)
 	index := make(map[string]int, n)
 	for i, r := range results {
 		index[r.DeliveryID] = i
-		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int32(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
-		status[i], class[i], errs[i], answers[i], addresses[i] = int32(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
-		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int32(r.Tries), errorClass(r)
+		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int64(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
+		status[i], class[i], errs[i], answers[i], addresses[i] = int64(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
+		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
 		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
 	}
-	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[], $6::text[],
+	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
   $7::text[], $8::bytea[], $9::text[])`+sameAttempt, ids, numbers, started, took, status, class, errs, answers, addresses); err != nil {
 		return nil, err
 	}
 	rows, err := tx.QueryContext(ctx, `UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries,
   last_status = u.status, last_error = u.error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
-FROM unnest($2::text[], $3::int[], $4::int[], $5::smallint[], $6::bigint[], $7::int[], $8::text[], $9::text[], $10::text[], $11::text[])
+FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[])
   AS u(id, number, status, state, due_at, tries, error, outcome, receipt, receipt_error)
 WHERE d.id = u.id AND d.state = 1 AND d.owner = $12 RETURNING d.id`,
 		now, ids, numbers, status, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner)
