@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // else each command takes a second with -race
 			env.Values["server"] = &server{}
 			return nil
 		},
@@ -120,7 +121,7 @@ func serve(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	s.cmd = exec.Command(program, append([]string{"serve", "--addr", "127.0.0.1:0", "--data-dir", "data"}, args...)...) //nolint:noctx // quit ends it
 	s.cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "TZ", "HANDOVER_API_KEY", "HANDOVER_MASTER_KEY", "HANDOVER_ALLOW_NETWORK", "HANDOVER_LOG_FORMAT"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "TZ", "GORACE", "HANDOVER_API_KEY", "HANDOVER_MASTER_KEY", "HANDOVER_ALLOW_NETWORK", "HANDOVER_LOG_FORMAT"} {
 		s.cmd.Env = append(s.cmd.Env, name+"="+ts.Getenv(name))
 	}
 	logs, err := os.Create(ts.MkAbs("serve.err"))
