@@ -116,6 +116,7 @@ func TestInProcessUnfinishedMessagesGoBack(t *testing.T) {
 		publishIn(t, s.Publisher(), "0", "1", "2", "3")
 		held, finished := <-msgs, <-msgs
 		cancel()
+		synctest.Wait()
 		if _, ok := <-msgs; ok {
 			t.Fatal("message after the end")
 		}
