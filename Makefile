@@ -19,10 +19,12 @@ build: ## Build the static binary bin/handover
 demo: ## See the whole line work: a removal comes in, an app hands over
 	$(GO) run ./cmd/handover demo
 
-# TESTFLAGS goes to go test: make test TESTFLAGS='-run TestRelay -v'
+# TESTFLAGS goes to go test: make test TESTFLAGS='-run TestRelay -v'. Watermill's suite
+# runs without -race too: its test of reconnecting races with itself.
 .PHONY: test
 test: cc ## Test everything with -race, on a throwaway Redis and PostgreSQL
 	$(GO) run ./internal/testenv/cmd/servers -install -- env CGO_ENABLED=1 $(GO) test -race -timeout 20m $(TESTFLAGS) ./...
+	$(GO) test -run TestConformance $(TESTFLAGS) ./internal/stream
 
 # The race detector needs a C compiler and the C library's headers.
 .PHONY: cc

@@ -44,6 +44,7 @@ func openLine(ctx context.Context, c Config) (*line, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
+	redis.SetLogger(quiet{}) // what fails comes back as an error, and is logged once
 	l.name, l.client = "redis", client
 	l.trim = &stream.Trimmer{Client: client, Stream: topic, Log: c.Log}
 	err = patiently(ctx, func() error { return l.ping(ctx) })
@@ -108,3 +109,8 @@ func (l *line) close() error {
 	}
 	return err
 }
+
+// quiet keeps the client library from writing to stderr.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
