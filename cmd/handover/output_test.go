@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,5 +102,25 @@ func TestSetPath(t *testing.T) {
 	want := map[string]any{"list": []any{map[string]any{"a": "changed"}, "changed"}, "null": map[string]any{"b": "made"}}
 	if diff := cmp.Diff(want, doc); diff != "" {
 		t.Errorf("document (-want +got):\n%s", diff)
+	}
+}
+
+// Where a server is told with nothing of its URL that may be a secret.
+func TestWhere(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"": "",
+		"postgres://bob:hunter2@db:5432/handover?sslpassword=hunter2#hunter2": "postgres://db:5432/handover",
+		"postgresql://hunter2@db/x":                                          "postgresql://db/x",
+	} {
+		if got, err := where(text, "--database-url", "postgres", "postgresql"); err != nil || got != want {
+			t.Errorf("where(%q) = %q, %v, not %q", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"host=db password=hunter2", "redis://:hunter2@redis", "postgres://bob:hunter%2@db"} {
+		got, err := where(text, "--database-url", "postgres", "postgresql")
+		if err == nil || strings.Contains(got+err.Error(), "hunter") {
+			t.Errorf("where(%q) = %q, %v", text, got, err)
+		}
 	}
 }
