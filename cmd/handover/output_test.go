@@ -111,7 +111,7 @@ func TestWhere(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "",
 		"postgres://bob:hunter2@db:5432/handover?sslpassword=hunter2#hunter2": "postgres://db:5432/handover",
-		"postgresql://hunter2@db/x":                                          "postgresql://db/x",
+		"postgresql://hunter2@db/x": "postgresql://db/x",
 	} {
 		if got, err := where(text, "--database-url", "postgres", "postgresql"); err != nil || got != want {
 			t.Errorf("where(%q) = %q, %v, not %q", text, got, err, want)
