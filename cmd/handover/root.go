@@ -87,7 +87,7 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		root.AddCommand(commands...)
 	}
 	add("start", c.demoCommand())
-	add("service", c.serveCommand())
+	add("service", c.serveCommand(), c.migrateCommand())
 	add("develop", c.triggerCommand(), c.listenCommand(), c.verifyCommand())
 	add("operate", c.endpointsCommand(), c.eventsCommand(), c.deliveriesCommand(), c.replayCommand(), c.sourcesCommand(), c.keysCommand())
 	root.AddCommand(c.versionCommand())

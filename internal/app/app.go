@@ -256,7 +256,7 @@ func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
 	a := &api.Server{
 		Store: s.store, Recorder: s.recorder, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
-		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Wake,
+		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Wake, OnReplay: s.replays.Wake,
 		EnvironmentID: s.EnvironmentID, Version: s.Version, Log: s.Log,
 	}
 	mux.Handle("/", a.Handler())
@@ -286,6 +286,9 @@ func (s *service) enlist(ctx context.Context, addr string) error {
 const (
 	workerLease = 10 * time.Second
 	workerBeat  = 2 * time.Second
+
+	// idempotencyKept is how long an Idempotency-Key is remembered.
+	idempotencyKept = 24 * time.Hour
 )
 
 // upkeep renews this worker's lease and retires those who let theirs end.
@@ -305,7 +308,10 @@ func (s *service) upkeep(ctx context.Context) error {
 		if err == nil {
 			gone, err = s.store.RetireExpired(ctx)
 		}
-		s.health.leased.Store(err == nil)
+		if err == nil {
+			// In batches, so that it holds nobody up.
+			_, err = s.store.ForgetRequests(ctx, time.Now().Add(-idempotencyKept), 1000)
+		}
 		if err != nil && ctx.Err() == nil {
 			s.Log.WarnContext(ctx, "upkeep failed", "error", err)
 		}

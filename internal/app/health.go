@@ -12,7 +12,6 @@ import (
 type health struct {
 	stopping atomic.Bool
 	relaying atomic.Bool
-	leased   atomic.Bool
 }
 
 // healthz says that the process lives; restarting it would not help otherwise.
