@@ -59,6 +59,8 @@ The first SIGINT or SIGTERM finishes what is in flight, a second one kills.
 	s.databaseFlags(cmd, &s.config)
 	f.StringVar(&s.config.RedisURL, "redis-url", "", "redis://… or rediss://…: carry events through Redis Streams")
 	f.Var((*prefixes)(&s.config.AllowNetworks), "allow-network", "network to send to besides public ones, such as 10.0.0.0/8 (repeatable)")
+	f.StringVar(&s.config.EnvironmentID, "environment-id", app.DefaultEnvironmentID, "environment of published events that name none")
+	f.StringVar(&s.config.DebugAddr, "debug-addr", "", "address for Go's profiler, for yourself alone (default off)")
 	oneOf(cmd, &s.logFormat, "log-format", "text", []string{"text", "json"}, "how to log, on stderr")
 	oneOf(cmd, &s.logLevel, "log-level", "info", []string{"debug", "info", "warn", "error"}, "what to log")
 	f.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 20*time.Second, "time to finish what is in flight when asked to stop")

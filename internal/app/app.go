@@ -42,6 +42,7 @@ type Config struct {
 	APIKey        string         // accepted beside those created; default one created at the first start
 	MasterKey     string         // 32 bytes in base64, encrypts secrets at rest; default a file in DataDir
 	EnvironmentID string         // default DefaultEnvironmentID
+	DebugAddr     string         // where to serve Go's profiler; default nowhere
 	ShutdownGrace time.Duration  // for requests and attempts under way; default 20 s
 	Version       string
 	Log           *slog.Logger // default none
@@ -197,6 +198,9 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 	start("dispatcher", s.dispatcher.Run)
 	start("stream upkeep", s.line.run)
 	start("upkeep", s.upkeep)
+	if s.DebugAddr != "" {
+		start("profiler", s.debug)
+	}
 	s.Log.InfoContext(ctx, "serving", "url", ready.URL, "database", string(s.store.Dialect()), "stream", s.line.name, "version", s.Version)
 	if s.OnReady != nil {
 		s.OnReady(ready)
