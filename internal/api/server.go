@@ -117,7 +117,6 @@ func (s *Server) Handler() http.Handler {
 			writeError(w, err)
 			return
 		}
-		r.Header.Del("Accept") // there is one form of answers
 		all.ServeHTTP(w, r)
 	})
 }

@@ -242,7 +242,7 @@ type SourceChange struct {
 }
 
 // An APIKey lets a program or person use this API.
-type APIKey struct {
+type APIKey struct { //nolint:revive // it is a key of the API, not of a thing that the API has
 	ID         string    `json:"id"`
 	Name       string    `json:"name"`
 	Prefix     string    `json:"prefix" doc:"Its first characters, to recognize it by."`

@@ -197,14 +197,6 @@ func timeOf(micros int64) time.Time {
 	return time.UnixMicro(micros)
 }
 
-// micros is the reverse of timeOf.
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
 // ListEndpoints lists endpoints that are not deleted, newest first; state is
 // empty for all.
 func (s *Store) ListEndpoints(ctx context.Context, state string, p Page) ([]Endpoint, string, error) {

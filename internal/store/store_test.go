@@ -515,12 +515,26 @@ func (w *world) list(t *testing.T, f DeliveryFilter, limit int) (ids []string) {
 func (w *world) filters() []DeliveryFilter {
 	ep, mid := w.endpoints[1].ID, w.events[len(w.events)/2].RecordedAt
 	fs := []DeliveryFilter{
-		{}, {EndpointID: ep}, {OrganizationID: "org_2"}, {UserID: "usr_7"}, {EventType: "b"}, {EventIDs: []string{"evt_5", "evt_6", "none"}},
-		{IDs: []string{w.deliveries[3].ID, w.deliveries[9].ID, "none"}}, {IDs: []string{w.deliveries[3].ID}, State: "failed"},
-		{OrganizationID: "org_none"}, {UserID: "usr_none"}, {EndpointID: "ep_none"},
-		{Since: mid}, {Until: mid}, {Since: mid, Until: mid.Add(20 * time.Second)}, {UserID: "usr_7", Since: mid}, {OrganizationID: "org_1", Until: mid},
-		{UserID: "usr_7", OrganizationID: "org_3", EndpointID: ep, EventType: "a"}, {UserID: "usr_7", OrganizationID: "org_1"},
-		{EventIDs: []string{"evt_5", "evt_6", "evt_7"}, EndpointID: ep}, {IDs: []string{w.deliveries[3].ID}, EventIDs: []string{"evt_99999"}},
+		{},
+		{EndpointID: ep},
+		{OrganizationID: "org_2"},
+		{UserID: "usr_7"},
+		{EventType: "b"},
+		{EventIDs: []string{"evt_5", "evt_6", "none"}},
+		{IDs: []string{w.deliveries[3].ID, w.deliveries[9].ID, "none"}},
+		{IDs: []string{w.deliveries[3].ID}, State: "failed"},
+		{OrganizationID: "org_none"},
+		{UserID: "usr_none"},
+		{EndpointID: "ep_none"},
+		{Since: mid},
+		{Until: mid},
+		{Since: mid, Until: mid.Add(20 * time.Second)},
+		{UserID: "usr_7", Since: mid},
+		{OrganizationID: "org_1", Until: mid},
+		{UserID: "usr_7", OrganizationID: "org_3", EndpointID: ep, EventType: "a"},
+		{UserID: "usr_7", OrganizationID: "org_1"},
+		{EventIDs: []string{"evt_5", "evt_6", "evt_7"}, EndpointID: ep},
+		{IDs: []string{w.deliveries[3].ID}, EventIDs: []string{"evt_99999"}},
 	}
 	for state := Pending; state <= Canceled; state++ {
 		word := state.String()
@@ -579,9 +593,19 @@ func TestEventLists(t *testing.T) {
 		w := newWorld(t, s, 1200)
 		mid := w.events[600].RecordedAt
 		for _, f := range []EventFilter{
-			{}, {Type: "a"}, {OrganizationID: "org_1"}, {UserID: "usr_5"}, {UserID: "usr_5", OrganizationID: "org_1"}, {UserID: "usr_5", OrganizationID: "org_2"},
-			{Type: "none"}, {Since: mid}, {Until: mid}, {Since: mid, Until: mid.Add(3 * time.Second)}, {Since: mid.Add(-time.Microsecond), Type: "b", OrganizationID: "org_3"},
-			{Since: time.Now().Add(time.Hour)}, {Until: mid.Add(-time.Hour)},
+			{},
+			{Type: "a"},
+			{OrganizationID: "org_1"},
+			{UserID: "usr_5"},
+			{UserID: "usr_5", OrganizationID: "org_1"},
+			{UserID: "usr_5", OrganizationID: "org_2"},
+			{Type: "none"},
+			{Since: mid},
+			{Until: mid},
+			{Since: mid, Until: mid.Add(3 * time.Second)},
+			{Since: mid.Add(-time.Microsecond), Type: "b", OrganizationID: "org_3"},
+			{Since: time.Now().Add(time.Hour)},
+			{Until: mid.Add(-time.Hour)},
 		} {
 			var want []string
 			for _, ev := range slices.Backward(w.events) {
@@ -868,9 +892,17 @@ func TestReplaysMoveWhatIsSelectedOnce(t *testing.T) {
 		}
 		mid := w.events[200].RecordedAt
 		for i, sel := range []Selection{
-			{State: "failed"}, {State: "failed", OrganizationID: "org_1"}, {UserID: "usr_6"}, {OrganizationID: "org_2", Until: mid},
-			{EndpointID: w.endpoints[0].ID, Since: mid}, {EventType: "a"}, {DeliveryIDs: []string{w.deliveries[1].ID, w.deliveries[2].ID, "none"}},
-			{EventIDs: []string{"evt_3", "evt_4"}}, {State: "canceled"}, {Since: mid, Until: mid.Add(time.Minute)}, {UserID: "usr_none"},
+			{State: "failed"},
+			{State: "failed", OrganizationID: "org_1"},
+			{UserID: "usr_6"},
+			{OrganizationID: "org_2", Until: mid},
+			{EndpointID: w.endpoints[0].ID, Since: mid},
+			{EventType: "a"},
+			{DeliveryIDs: []string{w.deliveries[1].ID, w.deliveries[2].ID, "none"}},
+			{EventIDs: []string{"evt_3", "evt_4"}},
+			{State: "canceled"},
+			{Since: mid, Until: mid.Add(time.Minute)},
+			{UserID: "usr_none"},
 		} {
 			total, skips, err := s.CountReplay(ctx, sel)
 			if err != nil {
@@ -1062,7 +1094,8 @@ func TestReplayOfWhatIsMissing(t *testing.T) {
 			t.Errorf("%d are missing still: %v", total, err)
 		}
 		for _, narrow := range []Selection{
-			{EndpointID: w.endpoints[0].ID, Missing: true, EventType: "c"}, {EndpointID: w.endpoints[0].ID, Missing: true, UserID: "usr_3"},
+			{EndpointID: w.endpoints[0].ID, Missing: true, EventType: "c"},
+			{EndpointID: w.endpoints[0].ID, Missing: true, UserID: "usr_3"},
 			{EndpointID: w.endpoints[0].ID, Missing: true, OrganizationID: "org_1", Since: w.events[150].RecordedAt},
 			{EndpointID: w.endpoints[0].ID, Missing: true, EventIDs: []string{"evt_1", "evt_2", "evt_3", "evt_4", "evt_5", "evt_6", "evt_7"}},
 		} {
@@ -1124,6 +1157,34 @@ func TestForgetRequests(t *testing.T) {
 		}
 		if !ask("new").Repeated || ask("old").Repeated {
 			t.Error("the wrong one was forgotten")
+		}
+	})
+}
+
+func TestEventsAreFoundByTheirTime(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, s *Store) {
+		w := newWorld(t, s, 50)
+		if _, err := s.write.ExecContext(t.Context(), `DELETE FROM handover_events WHERE seq IN (1, 20, 21, 22)`); err != nil { // numbers have gaps
+			t.Fatal(err)
+		}
+		exists := func(seq int64) bool { return seq != 1 && (seq < 20 || seq > 22) }
+		for i, ev := range w.events {
+			want := ev.Seq
+			for !exists(want) {
+				want++
+			}
+			// A number that no event has may come out, but none that leaves one out.
+			got := must(s.seqAt(t.Context(), ev.RecordedAt, 51))(t)
+			for !exists(got) {
+				got++
+			}
+			if got != want {
+				t.Errorf("the first event at or after the time of event %d is %d, not %d", i+1, want, got)
+			}
+		}
+		if got := must(s.seqAt(t.Context(), time.Now().Add(time.Hour), 51))(t); got != 51 {
+			t.Errorf("after the last: %d", got)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package webhook_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -420,6 +421,9 @@ func TestSourcesAreSeenAsTheyAre(t *testing.T) {
 		if got := try("/webhooks/new", second); got != 401 {
 			t.Errorf("a secret that has ended: %d", got)
 		}
+		if got := try("/webhooks/idp", in.key); got != 201 {
+			t.Errorf("the first source: %d", got)
+		}
 		if _, err := in.store.UpdateSource(ctx, in.source.ID, "", store.SourceDisabled); err != nil {
 			t.Fatal(err)
 		}
@@ -493,6 +497,30 @@ func TestABodyThatIsCutOffIsNotRecorded(t *testing.T) {
 	testenv.Until(t, 10*time.Second, "it was not counted", func() bool { return in.rejected() == "idp body" })
 	if n := in.events(); n != 0 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// TestALargeBodyIsRefusedUnread announces one and sends nothing of it.
+func TestALargeBodyIsRefusedUnread(t *testing.T) {
+	t.Parallel()
+	in := newInbound(t, store.Config{Dir: t.TempDir()})
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(t.Context(), "tcp", strings.TrimPrefix(in.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "POST /webhooks/idp HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", events.MaxSize+1)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("it is answered %d", res.StatusCode)
 	}
 }
 
