@@ -94,10 +94,6 @@ type service struct {
 // way within the grace time, and returns nil.
 func Run(ctx context.Context, c Config) (err error) {
 	c = c.withDefaults()
-	master, err := c.masterKey()
-	if err != nil {
-		return err
-	}
 	if c.DatabaseURL == "" {
 		unlock, err := lockDir(c.DataDir)
 		if err != nil {
@@ -112,7 +108,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	defer listener.Close() // the server closes it too; this is for the ways out before
 	s := &service{Config: c}
-	if s.store, err = s.openStore(ctx, master); err != nil {
+	if s.store, err = s.openStore(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.store.Close()) }()

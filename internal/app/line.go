@@ -47,12 +47,9 @@ func openLine(ctx context.Context, c Config) (*line, error) {
 	redis.SetLogger(quiet{}) // what fails comes back as an error, and is logged once
 	l.name, l.client = "redis", client
 	l.trim = &stream.Trimmer{Client: client, Stream: topic, Log: c.Log}
-	err = patiently(ctx, func() error { return l.ping(ctx) })
+	l.publisher, err = stream.NewPublisher(stream.PublisherConfig{Client: client})
 	if err == nil {
-		l.publisher, err = stream.NewPublisher(stream.PublisherConfig{Client: client})
-	}
-	if err == nil {
-		err = l.subscribe(c)
+		err = l.subscribe(ctx, c)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open stream: %w", err), client.Close())
@@ -60,7 +57,7 @@ func openLine(ctx context.Context, c Config) (*line, error) {
 	return l, nil
 }
 
-func (l *line) subscribe(c Config) error {
+func (l *line) subscribe(ctx context.Context, c Config) error {
 	sub, err := stream.NewSubscriber(stream.SubscriberConfig{
 		Client: l.client, Group: group, Log: c.Log,
 		OnLost: func() {
@@ -77,7 +74,11 @@ func (l *line) subscribe(c Config) error {
 		return err
 	}
 	l.subscriber = sub
-	return sub.SubscribeInitialize(topic)
+	// Events can be taken without Redis; the group is created when it is there.
+	if err := sub.SubscribeInitialize(topic); err != nil {
+		c.Log.WarnContext(ctx, "redis does not answer; events are recorded and wait", "error", err)
+	}
+	return nil
 }
 
 // onLost says what to do when the stream lost what it held.

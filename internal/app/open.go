@@ -18,49 +18,66 @@ import (
 
 // masterKey reads the key that encrypts secrets, or creates it at the first
 // start.
-func (c Config) masterKey() ([]byte, error) {
-	path := filepath.Join(c.DataDir, "master.key")
+func (c Config) masterKey() (key []byte, created bool, err error) {
+	path := c.masterKeyFile()
 	text, from := c.MasterKey, "HANDOVER_MASTER_KEY"
 	if text == "" {
 		from = path
 		content, err := os.ReadFile(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return c.createMasterKey(path)
+			key, err = c.createMasterKey(path)
+			return key, true, err
 		case err != nil:
-			return nil, fmt.Errorf("read master key: %w", err)
+			return nil, false, fmt.Errorf("read master key: %w", err)
 		}
 		text = string(content)
 	}
-	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
+	key, err = base64.StdEncoding.DecodeString(strings.TrimSpace(text))
 	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("read master key from %s: it must be 32 bytes in base64, as `openssl rand -base64 32` makes them", from)
+		return nil, false, fmt.Errorf("read master key from %s: it must be 32 bytes in base64, as `openssl rand -base64 32` makes them", from)
 	}
-	return key, nil
+	return key, false, nil
 }
+
+func (c Config) masterKeyFile() string { return filepath.Join(c.DataDir, "master.key") }
 
 func (c Config) createMasterKey(path string) ([]byte, error) {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
 	key := store.NewMasterKey()
-	if err := os.WriteFile(path, []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("write master key: %w", err)
+	}
+	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
+	// On the disk before anything is encrypted with it.
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return nil, fmt.Errorf("write master key: %w", err)
 	}
 	return key, nil
 }
 
 // openStore waits for a database that is just starting.
-func (s *service) openStore(ctx context.Context, master []byte) (*store.Store, error) {
+func (s *service) openStore(ctx context.Context) (*store.Store, error) {
+	master, created, err := s.masterKey()
+	if err != nil {
+		return nil, err
+	}
 	var opened *store.Store
-	err := patiently(ctx, func() error {
+	err = s.patiently(ctx, "the database does not answer", func() error {
 		var err error
 		opened, err = store.Open(ctx, store.Config{URL: s.DatabaseURL, Dir: s.DataDir, MasterKey: master})
-		if errors.Is(err, store.ErrNewerSchema) || s.DatabaseURL == "" {
+		switch {
+		case errors.Is(err, store.ErrWrongKey) && created:
+			// A key that fits nothing would only hide that the right one is missing.
+			return permanent(errors.Join(fmt.Errorf("%w; put the right one into %s, or give it in HANDOVER_MASTER_KEY", err, s.masterKeyFile()),
+				os.Remove(s.masterKeyFile())))
+		case errors.Is(err, store.ErrWrongKey):
+			return permanent(fmt.Errorf("%w; give the key that this database was first used with, the same to all processes", err))
+		case errors.Is(err, store.ErrNewerSchema), s.DatabaseURL == "":
 			return permanent(err)
-		}
-		if errors.Is(err, store.ErrWrongKey) {
-			return backoff.Permanent(fmt.Errorf("%w; start with the HANDOVER_MASTER_KEY that this database was first used with, all processes with the same", err))
 		}
 		return err
 	})
@@ -79,8 +96,14 @@ func permanent(err error) error {
 
 // patiently tries for half a minute: services that start together need not
 // start in order.
-func patiently(ctx context.Context, try func() error) error {
+func (c Config) patiently(ctx context.Context, trouble string, try func() error) error {
 	policy := backoff.NewExponentialBackOff(backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(3*time.Second),
 		backoff.WithMaxElapsedTime(30*time.Second))
-	return backoff.Retry(try, backoff.WithContext(policy, ctx))
+	said := false
+	return backoff.RetryNotify(try, backoff.WithContext(policy, ctx), func(err error, _ time.Duration) {
+		if !said {
+			c.Log.WarnContext(ctx, trouble+"; trying for half a minute", "error", err)
+			said = true
+		}
+	})
 }
