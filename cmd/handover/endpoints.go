@@ -46,6 +46,7 @@ func (e *endpointFlags) add(cmd *cobra.Command) {
 	f.StringSliceVar(&e.schedule, "schedule", nil, "waits before each attempt, such as 0s,5s,5m (default 10 attempts over 75 h)")
 	f.DurationVar(&e.timeout, "timeout", 0, "time for one attempt (default 15s)")
 	f.IntVar(&e.concurrency, "concurrency", 0, "attempts at a time (default the service's)")
+	typedOnly(f)
 	completeTypes(cmd, "events")
 }
 
@@ -86,6 +87,9 @@ The secret that signs is shown this once.`,
 			if err != nil {
 				return err
 			}
+			if secret, err = c.readSecret(secret); err != nil {
+				return err
+			}
 			if u, err := url.Parse(args[0]); err == nil && e.name == "" {
 				e.name = u.Host
 			}
@@ -100,7 +104,8 @@ The secret that signs is shown this once.`,
 		},
 	}
 	e.add(cmd)
-	cmd.Flags().StringVar(&secret, "secret", "", "own signing secret, whsec_… or whsk_… (default a new one)")
+	cmd.Flags().StringVar(&secret, "secret", "", "own signing secret, whsec_… or whsk_…; - reads it from stdin (default a new one)")
+	typedOnly(cmd.Flags())
 	c.clientFlags(cmd)
 	return cmd
 }
@@ -255,7 +260,11 @@ the old and the new one until the overlap is over.`,
   handover endpoints rotate ep_… --overlap 0s   # the old one leaked`,
 		Args: args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := c.client().RotateEndpoint(cmd.Context(), args[0], r.request())
+			request, err := r.request(c)
+			if err != nil {
+				return err
+			}
+			e, err := c.client().RotateEndpoint(cmd.Context(), args[0], request)
 			if err != nil {
 				return err
 			}
@@ -274,13 +283,31 @@ type rotation struct {
 }
 
 func (r *rotation) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&r.secret, "secret", "", "the new secret (default one is generated)")
+	cmd.Flags().StringVar(&r.secret, "secret", "", "the new secret; - reads it from stdin (default one is generated)")
 	cmd.Flags().DurationVar(&r.overlap, "overlap", 24*time.Hour, "how long the old one stays valid")
+	typedOnly(cmd.Flags())
 }
 
-func (r *rotation) request() api.Rotation {
+func (r *rotation) request(c *cli) (api.Rotation, error) {
+	secret, err := c.readSecret(r.secret)
 	seconds := r.overlap.Seconds()
-	return api.Rotation{Secret: r.secret, OverlapSeconds: &seconds}
+	return api.Rotation{Secret: secret, OverlapSeconds: &seconds}, err
+}
+
+// readSecret is the value of --secret, or what stdin holds where that is -: a
+// command line is seen by others.
+func (c *cli) readSecret(text string) (string, error) {
+	if text != "-" {
+		return text, nil
+	}
+	read, err := c.read("-", 4096)
+	if err != nil {
+		return "", fmt.Errorf("read secret: %w", err)
+	}
+	if text = strings.TrimSpace(string(read)); text == "" {
+		return "", errors.New("read secret: stdin is empty")
+	}
+	return text, nil
 }
 
 func (c *cli) endpointsDelete() *cobra.Command {

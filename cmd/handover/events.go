@@ -75,6 +75,7 @@ that was recorded before is a duplicate: nothing happens.`,
 		},
 	}
 	cmd.Flags().StringVar(&key, "idempotency-key", "", "the same call with the same key has one effect")
+	typedOnly(cmd.Flags())
 	c.clientFlags(cmd)
 	return cmd
 }

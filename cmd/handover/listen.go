@@ -55,8 +55,9 @@ handover serve --allow-network 127.0.0.0/8`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return l.run(cmd.Context()) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&l.forward, "forward", "", "URL of the app that gets the requests")
 	f.StringSliceVar(&l.types, "events", []string{"*"}, "types to receive")
+	typedOnly(f)
+	f.StringVar(&l.forward, "forward", "", "URL of the app that gets the requests")
 	f.BoolVar(&l.body, "body", false, "print the bodies too")
 	c.clientFlags(cmd)
 	completeTypes(cmd, "events")

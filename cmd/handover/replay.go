@@ -50,6 +50,7 @@ how far it came; with --detach it does not.`,
 	oneOf(cmd, &r.replay.State, "state", "", []string{"pending", "held", "succeeded", "failed", "canceled"}, "those in this state")
 	c.span(cmd, &r.since, &r.until, "those created")
 	f.BoolVar(&r.replay.Missing, "missing", false, "events that --endpoint never got")
+	typedOnly(f)
 	f.BoolVar(&r.replay.DryRun, "dry-run", false, "only count")
 	f.IntVar(&r.replay.Rate, "rate", 0, "at most so many a second (0: as fast as they go)")
 	f.BoolVar(&r.detach, "detach", false, "do not wait")

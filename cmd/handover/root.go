@@ -56,8 +56,9 @@ application that holds something of theirs transfers it or deletes it.
   everything else   talks to a running service
 
 Commands find the service at HANDOVER_URL (default http://127.0.0.1:8080) and
-authenticate with HANDOVER_API_KEY. Each flag can also be given in the
-environment: the variable is shown behind it. With --json, commands print JSON
+authenticate with HANDOVER_API_KEY. A flag that shows a variable behind it can
+also be given in the environment; flags whose values a command writes into the
+service, such as --secret or --name, have none. With --json, commands print JSON
 lines: one object per line for each thing that is listed or shown.
 
 Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
@@ -109,7 +110,12 @@ func (c *cli) prepare(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
 	cmd.PersistentFlags().SortFlags = false
 	cmd.DisableFlagsInUseLine = !cmd.HasFlags()
-	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { f.Usage += " [$" + envName(f.Name) + "]" })
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if _, marked := f.Annotations[variable]; !marked {
+			annotate(f, envName(f.Name))
+			f.Usage += " [$" + envName(f.Name) + "]"
+		}
+	})
 	if runE := cmd.RunE; runE != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			c.started = true
@@ -144,22 +150,41 @@ func helpCommand() *cobra.Command {
 	}
 }
 
+// variable annotates a flag with the variable that stands for it, or with none.
+const variable = "variable"
+
+func annotate(f *pflag.Flag, names ...string) {
+	if f.Annotations == nil {
+		f.Annotations = map[string][]string{}
+	}
+	f.Annotations[variable] = names
+}
+
+// typedOnly keeps the environment away from the flags that there are so far. It
+// is for those that say what to write into the service: a variable that is set
+// for something else must not end up there.
+func typedOnly(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) { annotate(f) })
+}
+
 // envName is the variable that stands for a flag: --data-dir is HANDOVER_DATA_DIR.
 func envName(flag string) string {
 	return "HANDOVER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// bindEnv sets each flag that was not given from its variable. A list is
-// separated by commas.
+// bindEnv sets each flag that was not given from its variable, where it has
+// one. A list is separated by commas.
 func (c *cli) bindEnv(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		value := c.env(envName(f.Name))
-		if f.Changed || f.Name == "help" || value == "" {
-			return
-		}
-		if err := flags.Set(f.Name, value); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", envName(f.Name), errors.Unwrap(err)))
+		for _, name := range f.Annotations[variable] {
+			value := c.env(name)
+			if f.Changed || value == "" {
+				continue
+			}
+			if err := flags.Set(f.Name, value); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, errors.Unwrap(err)))
+			}
 		}
 	})
 	return errors.Join(errs...)

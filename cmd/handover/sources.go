@@ -30,10 +30,14 @@ its environment are taken.
 Give the secret that the identity provider shows; without one, a new one is
 generated and shown this once.`,
 		Example: `  handover sources create scalekit --environment env_118200000000000001 --secret whsec_…
-  HANDOVER_SECRET=whsec_… handover sources create scalekit --environment env_…`,
+  handover sources create scalekit --environment env_… --secret - < secret.txt`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n.Name = args[0]
+			var err error
+			if n.Secret, err = c.readSecret(n.Secret); err != nil {
+				return err
+			}
 			created, err := c.client().CreateSource(cmd.Context(), n)
 			if err != nil {
 				return err
@@ -42,7 +46,8 @@ generated and shown this once.`,
 		},
 	}
 	cmd.Flags().StringVar(&n.EnvironmentID, "environment", "", "environment of its events: env_…")
-	cmd.Flags().StringVar(&n.Secret, "secret", "", "secret it signs with, whsec_… (default a new one)")
+	cmd.Flags().StringVar(&n.Secret, "secret", "", "secret it signs with, whsec_…; - reads it from stdin (default a new one)")
+	typedOnly(cmd.Flags())
 	c.clientFlags(cmd)
 	_ = cmd.MarkFlagRequired("environment") // the only error is a flag that does not exist
 	return cmd
@@ -107,7 +112,11 @@ a new one, shown this once. The old one is accepted until the overlap is over.`,
 		Example: "  handover sources rotate src_… --secret whsec_…",
 		Args:    args("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := c.client().RotateSource(cmd.Context(), args[0], r.request())
+			request, err := r.request(c)
+			if err != nil {
+				return err
+			}
+			s, err := c.client().RotateSource(cmd.Context(), args[0], request)
 			if err != nil {
 				return err
 			}

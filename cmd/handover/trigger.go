@@ -58,6 +58,7 @@ JSON or else a string. Missing objects are made; a number counts in an array.`,
 	f.StringVar(&t.organization, "organization", "", "organization it happens in: org_…")
 	f.StringVar(&t.user, "user", "", "user it is about: usr_…")
 	f.StringArrayVar(&t.set, "set", nil, "path=value, such as data.reason=scim (repeatable)")
+	typedOnly(f)
 	f.BoolVar(&t.list, "list", false, "list the types and publish nothing")
 	f.BoolVar(&t.print, "print", false, "print the event and publish nothing")
 	c.clientFlags(cmd)

@@ -172,18 +172,15 @@ func unixSeconds(text string) (time.Time, bool) {
 }
 
 func (v *verifyCommand) key(bodyFile string) (signing.Key, error) {
-	text := v.secret
 	switch {
-	case text == "":
+	case v.secret == "":
 		return signing.Key{}, usagef("missing --secret")
-	case text == "-" && bodyFile == "-":
+	case v.secret == "-" && bodyFile == "-":
 		return signing.Key{}, usagef("secret and body cannot both come from stdin; give the body as a file")
-	case text == "-":
-		read, err := v.read("-", 4096)
-		if err != nil {
-			return signing.Key{}, fmt.Errorf("read secret: %w", err)
-		}
-		text = strings.TrimSpace(string(read))
+	}
+	text, err := v.readSecret(v.secret)
+	if err != nil {
+		return signing.Key{}, err
 	}
 	key, err := signing.ParseKey(text)
 	if err != nil {
