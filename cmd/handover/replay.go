@@ -74,11 +74,7 @@ func (r *replayCommand) run(ctx context.Context) error {
 		return err
 	}
 	if r.replay.DryRun {
-		what := plural(created.Total, "delivery", "deliveries")
-		if s.Missing {
-			what = plural(created.Total, "missing event", "missing events")
-		}
-		return r.changed(nil, created, what+" would be sent; nothing was")
+		return r.changed(nil, created, counted(created))
 	}
 	if r.detach {
 		return r.changed(nil, created, created.ID+" is "+created.State+"; follow it: handover replay get "+created.ID)
@@ -97,6 +93,19 @@ func (r *replayCommand) run(ctx context.Context) error {
 		return errQuiet
 	}
 	return nil
+}
+
+// counted says what a dry run found.
+func counted(r api.Replay) string {
+	what := plural(r.Total-r.Skipped, "delivery", "deliveries")
+	if r.Selection.Missing {
+		what = plural(r.Total-r.Skipped, "missing event", "missing events")
+	}
+	line := what + " would be sent; nothing was"
+	if r.Skipped > 0 {
+		line += fmt.Sprintf("\n%d cannot be sent again (superseded, or their endpoint is disabled or deleted)", r.Skipped)
+	}
+	return line
 }
 
 // progress says how far a replay came.
