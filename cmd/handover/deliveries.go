@@ -70,7 +70,7 @@ func (c *cli) deliveriesList() *cobra.Command {
 		Long:  "List deliveries, newest first.",
 		Example: `  handover deliveries list --state failed --since 7d
   handover deliveries list --endpoint ep_… --user usr_…
-  handover deliveries list --limit 0 --json | jq -r 'select(.outcome=="unattested").id'`,
+  handover deliveries list --limit all --json | jq -r 'select(.outcome=="unattested").id'`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.Since, f.Until = since.Time, until.Time

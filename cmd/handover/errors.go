@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/spf13/cobra"
 
@@ -43,8 +44,11 @@ func (c *cli) report(command string, err error) int {
 		code = 2
 	}
 	hint := c.hint(command, err)
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled):
 		err = errors.New("interrupted")
+	case unauthorized(err) && c.env("HANDOVER_API_KEY") == "":
+		err = errors.New("HANDOVER_API_KEY is not set")
 	}
 	s := c.style(c.err)
 	fmt.Fprintf(c.err, "handover: %s %v\n", s.bad("error:"), err)
@@ -58,7 +62,6 @@ func (c *cli) report(command string, err error) int {
 func (c *cli) hint(command string, err error) string {
 	var own interface{ Hint() string }
 	var connect *api.ConnectError
-	var answer *api.Error
 	switch {
 	case errors.As(err, &own):
 		return own.Hint()
@@ -68,10 +71,15 @@ func (c *cli) hint(command string, err error) string {
 		return fmt.Sprintf("see `%s -h`", command)
 	case errors.As(err, &connect):
 		return fmt.Sprintf("is `handover serve` running at %s? set HANDOVER_URL", connect.URL)
-	case errors.As(err, &answer) && answer.Status == http.StatusUnauthorized:
+	case unauthorized(err):
 		return "set HANDOVER_API_KEY to the key that `handover serve` showed at its first start"
 	}
 	return ""
+}
+
+func unauthorized(err error) bool {
+	var answer *api.Error
+	return errors.As(err, &answer) && answer.Status == http.StatusUnauthorized
 }
 
 // client talks to the service that the flags and the environment name.
@@ -83,4 +91,10 @@ func (c *cli) client() *api.Client {
 func (c *cli) clientFlags(cmd *cobra.Command) {
 	c.jsonFlag(cmd)
 	cmd.Flags().StringVar(&c.url, "url", api.DefaultURL, "where the service is")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if u, err := url.Parse(c.url); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return errors.New("--url and HANDOVER_URL must look like " + api.DefaultURL)
+		}
+		return nil
+	}
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 
 	"github.com/spf13/cobra"
 )
@@ -41,14 +43,40 @@ func (l lister[T]) print(c *cli, items iter.Seq2[T, error]) error {
 		t.print(c.out, s)
 	}
 	if more {
-		fmt.Fprintf(c.err, "There are more than these %d: --limit 0 shows all.\n", n)
+		fmt.Fprintf(c.err, "There are more than these %d: --limit all shows them.\n", n)
 	}
 	return nil
 }
 
 // limitFlag adds --limit.
 func limitFlag(cmd *cobra.Command, limit *int) {
-	cmd.Flags().IntVar(limit, "limit", 50, "show at most so many (0: all)")
+	*limit = 50
+	cmd.Flags().Var((*atMost)(limit), "limit", "show at most so many, or all")
+}
+
+// atMost is a flag that holds a number of things, or 0 for all.
+type atMost int
+
+func (n *atMost) Type() string { return "number" }
+
+func (n *atMost) String() string {
+	if *n == 0 {
+		return "all"
+	}
+	return strconv.Itoa(int(*n))
+}
+
+func (n *atMost) Set(text string) error {
+	if text == "all" {
+		*n = 0
+		return nil
+	}
+	i, err := strconv.Atoi(text)
+	if err != nil || i < 1 {
+		return errors.New("must be 1 or more, or all")
+	}
+	*n = atMost(i)
+	return nil
 }
 
 // changed says what a command did: the line, or the thing in JSON.

@@ -25,6 +25,10 @@ Environment without a flag, for secrets:
                        database; default: master.key in the data directory,
                        created at the first start`
 
+// minAPIKey is the length of the shortest API key that is not there to be
+// guessed.
+const minAPIKey = 24
+
 type serveCommand struct {
 	*cli
 	config              app.Config
@@ -46,7 +50,8 @@ creates an API key and shows it once.
 Events are sent to public addresses only; --allow-network adds others.
 The first SIGINT or SIGTERM finishes what is in flight, a second one kills.
 ` + secretEnv + `
-  HANDOVER_API_KEY     API key to accept, instead of creating one`,
+  HANDOVER_API_KEY     API key to accept, instead of creating one; at least 24
+                       characters`,
 		Example: `  handover serve
   handover serve --allow-network 127.0.0.0/8          # for apps on this machine
   handover serve --addr :8080 --log-format json \
@@ -89,6 +94,9 @@ func (s *serveCommand) run(cmd *cobra.Command) error {
 		redis = "in process"
 	}
 	s.config.APIKey = s.env("HANDOVER_API_KEY")
+	if n := len(s.config.APIKey); n > 0 && n < minAPIKey {
+		return hinted{usagef("HANDOVER_API_KEY is shorter than %d characters", minAPIKey), "make one: export HANDOVER_API_KEY=hk_$(openssl rand -hex 32)"}
+	}
 	s.config.MasterKey = s.env("HANDOVER_MASTER_KEY")
 	s.config.Version = thisBuild().Version
 	s.config.Log = logger(s.err, s.logFormat, s.logLevel)
