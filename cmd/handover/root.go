@@ -65,6 +65,7 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		Example: `  handover demo
   handover serve --allow-network 127.0.0.0/8
   handover trigger user.organization_membership_deleted`,
+		Version:           thisBuild().String(),
 		Args:              noArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -72,6 +73,7 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.bindEnv(cmd.Flags()) },
 	}
 	root.Annotations = map[string]string{"group": "yes"}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpCommand(helpCommand())
 	// A command that only holds others is not shown as one to run.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", `{{if and .Runnable (not (index .Annotations "group"))}}`, 1))

@@ -37,6 +37,17 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	line := "handover " + b.Version
+	if b.Revision != "" {
+		line += " " + b.Revision[:min(12, len(b.Revision))]
+		if b.Modified {
+			line += "+changes"
+		}
+	}
+	return fmt.Sprintf("%s (%s, %s)", line, b.Go, b.Platform)
+}
+
 func (c *cli) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
@@ -50,14 +61,7 @@ func (c *cli) versionCommand() *cobra.Command {
 			if c.json {
 				return c.printJSON(b)
 			}
-			line := "handover " + b.Version
-			if b.Revision != "" {
-				line += " " + b.Revision[:min(12, len(b.Revision))]
-				if b.Modified {
-					line += "+changes"
-				}
-			}
-			_, err := fmt.Fprintf(c.out, "%s (%s, %s)\n", line, b.Go, b.Platform)
+			_, err := fmt.Fprintln(c.out, b)
 			return err
 		},
 	}
