@@ -536,28 +536,34 @@ WHERE d.id = $1`, id).Scan(&state, &endpoint)
 // It returns the endpoints at which something became due.
 func (s *Store) CancelDelivery(ctx context.Context, id string) (endpointIDs []string, err error) {
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
-		n, due, err := s.finish(ctx, tx, Canceled, CauseOperator, `id = $4`, id)
-		if err != nil {
-			return err
-		}
-		endpointIDs = due
-		if n > 0 {
-			return nil
-		}
-		var one int
-		err = tx.QueryRowContext(ctx, `SELECT 1 FROM deliveries WHERE id = $1`, id).Scan(&one)
-		if errors.Is(err, sql.ErrNoRows) {
-			return ErrNotFound
-		}
-		if err != nil {
-			return err
-		}
-		return ErrFinal
+		endpointIDs, err = s.cancelDelivery(ctx, tx, id)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cancel delivery: %w", err)
 	}
 	return endpointIDs, nil
+}
+
+func (s *Store) cancelDelivery(ctx context.Context, tx *sql.Tx, id string) (endpointIDs []string, err error) {
+	var g group
+	err = tx.QueryRowContext(ctx, `SELECT endpoint_id, order_key FROM deliveries WHERE id = $1`, id).Scan(&g.endpointID, &g.orderKey)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The active one is locked first, whichever this is: else it could end at the
+	// same time and release the very one that is canceled here.
+	if _, err := s.active(ctx, tx, []group{g}); err != nil {
+		return nil, err
+	}
+	n, due, err := s.finish(ctx, tx, Canceled, CauseOperator, `id = $4`, id)
+	if err == nil && n == 0 {
+		err = ErrFinal
+	}
+	return due, err
 }
 
 // InsertTestDelivery records an event and one delivery of it, to one enabled
