@@ -58,7 +58,7 @@ type Relay struct {
 	Batch  int           // rows published at a time; default 256
 	Window int           // rows that Reserve lets wait in memory; default 8192
 	Poll   time.Duration // how often to look for rows that nobody announced; default 1 s
-	Lease  time.Duration // how long a claimed row is left alone; default 60 s
+	Lease  time.Duration // how long a claimed row is left alone, doubled at each repeat up to 64 times; default 60 s
 
 	Now     func() time.Time            // default time.Now
 	Log     *slog.Logger                // default none
@@ -201,13 +201,15 @@ func (r *Relay) publish(ctx context.Context, msgs []*message.Message, seqs []int
 
 func (r *Relay) claim(ctx context.Context) ([]int64, error) {
 	now := r.now()
-	locking := ""
+	// Each repeat waits twice as long, so that a consumer that cannot keep up is
+	// not sent its whole backlog again every minute.
+	locking, least := "", "min"
 	if r.Dialect == Postgres {
-		locking = " FOR UPDATE SKIP LOCKED"
+		locking, least = " FOR UPDATE SKIP LOCKED", "least"
 	}
-	rows, err := r.DB.QueryContext(ctx, `UPDATE handover_outbox SET state = 1, attempts = attempts + 1, due_at = $1, owner = $2
+	rows, err := r.DB.QueryContext(ctx, `UPDATE handover_outbox SET state = 1, attempts = attempts + 1, due_at = $3 + $1 * (1 << `+least+`(attempts, 6)), owner = $2
 WHERE event_seq IN (SELECT event_seq FROM handover_outbox WHERE due_at <= $3 ORDER BY due_at, event_seq LIMIT $4`+locking+`)
-RETURNING event_seq`, now.Add(r.lease()).UnixMicro(), r.Owner, now.UnixMicro(), r.batch())
+RETURNING event_seq`, r.lease().Microseconds(), r.Owner, now.UnixMicro(), r.batch())
 	if err != nil {
 		return nil, fmt.Errorf("claim outbox rows: %w", err)
 	}

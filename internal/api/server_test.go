@@ -242,12 +242,12 @@ func (s *service) deliver(eventID, subject string, endpoints ...string) []string
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	made, err := s.store.Route(s.t.Context(), "", []store.Arrival{{Seq: ev.Seq}}, func(int64, []store.Unrouted) ([]store.NewDelivery, error) {
-		var ds []store.NewDelivery
+	made, _, err := s.store.Route(s.t.Context(), "", []store.Arrival{{Seq: ev.Seq}}, func(int64, []store.Unrouted) (store.Plan, error) {
+		p := store.Plan{Events: 1}
 		for _, id := range endpoints {
-			ds = append(ds, store.NewDelivery{ID: s.store.NewID("msg_"), EventSeq: ev.Seq, EndpointID: id, OrderKey: subject})
+			p.Deliveries = append(p.Deliveries, store.NewDelivery{ID: s.store.NewID("msg_"), EventSeq: ev.Seq, EndpointID: id, OrderKey: subject})
 		}
-		return ds, nil
+		return p, nil
 	})
 	if err != nil {
 		s.t.Fatal(err)

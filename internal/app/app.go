@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -154,6 +155,7 @@ func (s *service) build() {
 	}
 	s.router = &router.Router{
 		Store: s.store, Subscriber: s.line.subscriber, Topic: topic, Owner: owner, Sender: s.dispatcher, Log: s.Log,
+		OnLeft: s.relay.Wake,
 		OnRoute: func(events, deliveries int) {
 			s.metrics.routed.Add(float64(events))
 			s.metrics.created.Add(float64(deliveries))
@@ -170,7 +172,8 @@ func (s *service) guard() dispatch.Guard { return dispatch.Guard{Allow: s.AllowN
 func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	var stops []func()
+	stops := make(map[string]func())
+	var order []string
 	start := func(name string, run func(context.Context) error) {
 		part, stop := context.WithCancel(context.WithoutCancel(ctx))
 		done := make(chan struct{})
@@ -184,7 +187,8 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 				fail(fmt.Errorf("%s: %w", name, err))
 			}
 		}()
-		stops = append(stops, func() { stop(); <-done })
+		stops[name] = func() { stop(); <-done }
+		order = append(order, name)
 	}
 	start("web server", func(ctx context.Context) error { return s.serve(ctx, listener) })
 	start("replays", s.replays.Run)
@@ -205,8 +209,14 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 	cause := context.Cause(ctx)
 	s.health.stopping.Store(true)
 	s.Log.InfoContext(ctx, "stopping")
-	for _, stop := range stops {
-		stop()
+	// Requests and attempts under way have the grace time together; what passes
+	// between them is stopped when both are done, in the line's order.
+	var ends sync.WaitGroup
+	ends.Go(stops["web server"])
+	ends.Go(stops["dispatcher"])
+	ends.Wait()
+	for _, name := range order {
+		stops[name]()
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -256,7 +266,7 @@ func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
 	a := &api.Server{
 		Store: s.store, Recorder: s.recorder, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
-		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Wake, OnReplay: s.replays.Wake,
+		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake,
 		EnvironmentID: s.EnvironmentID, Version: s.Version, Log: s.Log,
 	}
 	mux.Handle("/", a.Handler())
@@ -279,7 +289,7 @@ func (s *service) enlist(ctx context.Context, addr string) error {
 		name = host + " " + addr
 	}
 	now := time.Now()
-	s.worker = store.Worker{Owner: s.store.NewID("wrk_"), Name: name, Version: s.Version, StartedAt: now, LeaseUntil: now.Add(workerLease)}
+	s.worker = store.Worker{Owner: s.store.NewID("wrk_"), Name: name, Version: s.Version, StartedAt: now, Lease: workerLease}
 	return s.store.Enlist(ctx, s.worker)
 }
 
@@ -301,12 +311,10 @@ func (s *service) upkeep(ctx context.Context) error {
 			return nil
 		case <-beat.C:
 		}
-		w := s.worker
-		w.LeaseUntil = time.Now().Add(workerLease)
-		err := s.store.Renew(ctx, w)
+		err := s.store.Renew(ctx, s.worker)
 		var gone []string
 		if err == nil {
-			gone, err = s.store.RetireExpired(ctx)
+			gone, err = s.store.RetireExpired(ctx, s.worker.Owner)
 		}
 		if err == nil {
 			// In batches, so that it holds nobody up.

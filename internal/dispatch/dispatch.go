@@ -44,7 +44,8 @@ type Dispatcher struct {
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
-	ready    []*lane // lanes that may have something to start, each once
+	mine     map[string]bool // ids of the deliveries in memory
+	ready    []*lane         // lanes that may have something to start, each once
 	sending  int
 	held     int // deliveries in memory or reserved, in all
 	bytes    int
@@ -70,7 +71,8 @@ type lane struct {
 	waiting    fifo
 	reserved   int
 	sending    int
-	limit      float64   // attempts at a time, lowered by an endpoint that asks us to slow down
+	bytes      int       // of the events that wait
+	limit      float64   // attempts at a time, when the endpoint asked us to slow down; else 0
 	resumeAt   time.Time // nothing is started before
 	backlog    bool      // the database has due deliveries
 	queued     bool      // stands in ready
@@ -88,9 +90,11 @@ func (d *Dispatcher) init() {
 	d.once.Do(func() {
 		d.wake = make(chan struct{}, 1)
 		d.lanes = make(map[string]*lane)
+		d.mine = make(map[string]bool)
 		d.recorder.Commit = d.commit
 		d.recorder.Max = 256
 		d.recorder.Queue = 2048
+		d.recorder.Transient = func(err error) bool { return d.Store.Transient(err) }
 		d.work = context.Background()
 	})
 }
@@ -118,19 +122,25 @@ func (d *Dispatcher) log() *slog.Logger {
 func (d *Dispatcher) lane(endpointID string) *lane {
 	l := d.lanes[endpointID]
 	if l == nil {
-		l = &lane{endpointID: endpointID, limit: float64(d.perEndpoint())}
+		l = &lane{endpointID: endpointID}
 		d.lanes[endpointID] = l
 	}
 	return l
 }
 
-// room tells how many more deliveries an endpoint may have in memory. d.mu is
-// held.
+// room tells how many more deliveries an endpoint may have in memory. As with the
+// attempts, one may have as much as is left for the others, in number and in
+// bytes, and a little in any case. d.mu is held.
 func (d *Dispatcher) room(l *lane) int {
-	if d.stopping || d.bytes >= d.memory() {
+	if d.stopping {
 		return 0
 	}
-	return max(0, min(d.queue()-l.waiting.len()-l.reserved-l.sending, maxHeld*d.queue()-d.held))
+	here := l.waiting.len() + l.reserved + l.sending
+	if here > 0 && l.bytes >= d.memory()-d.bytes {
+		return 0
+	}
+	const little = 8
+	return max(0, min(d.queue(), max(little, maxHeld*d.queue()-d.held))-here)
 }
 
 // Reserve asks for room to send one delivery to the endpoint now. It is refused
@@ -171,9 +181,11 @@ func (d *Dispatcher) Send(deliveries []store.Claimed) {
 // add puts a claimed delivery into its lane. d.mu is held.
 func (d *Dispatcher) add(c store.Claimed) {
 	l := d.lane(c.EndpointID)
-	l.waiting.push(c)
+	l.waiting.push(waiting{c, d.now()})
+	d.mine[c.ID] = true
 	d.held++
 	d.bytes += len(c.Body)
+	l.bytes += len(c.Body)
 	d.enqueue(l)
 }
 
@@ -214,7 +226,7 @@ func (d *Dispatcher) pump() {
 }
 
 // next takes the next delivery to send, from each lane in turn. d.mu is held.
-func (d *Dispatcher) next() (store.Claimed, *lane, bool) {
+func (d *Dispatcher) next() (waiting, *lane, bool) {
 	now := time.Time{}
 	for len(d.ready) > 0 && d.sending < d.concurrency() && !d.stopping {
 		l := d.ready[0]
@@ -235,6 +247,7 @@ func (d *Dispatcher) next() (store.Claimed, *lane, bool) {
 		}
 		c := l.waiting.pop()
 		d.bytes -= len(c.Body)
+		l.bytes -= len(c.Body)
 		l.sending++
 		d.sending++
 		if l.waiting.len() > 0 {
@@ -242,28 +255,41 @@ func (d *Dispatcher) next() (store.Claimed, *lane, bool) {
 		}
 		return c, l, true
 	}
-	return store.Claimed{}, nil, false
+	return waiting{}, nil, false
 }
 
 // limit is how many attempts a lane may have under way now: at least one, at
 // most as many as are free, so that the busiest leave room for the others.
 func (d *Dispatcher) limit(l *lane) int {
-	return max(1, min(int(l.limit), d.concurrency()-d.sending))
+	full := d.full(l)
+	if l.limit > 0 {
+		full = min(full, int(l.limit))
+	}
+	return max(1, min(full, d.concurrency()-d.sending))
+}
+
+// full is how many attempts a lane may have when its endpoint keeps up.
+func (d *Dispatcher) full(l *lane) int {
+	if t := d.targets.get(l.endpointID); t != nil && t.Concurrency > 0 {
+		return t.Concurrency
+	}
+	return d.perEndpoint()
 }
 
 // send makes attempts until there is nothing left to start.
-func (d *Dispatcher) send(c store.Claimed, l *lane) {
+func (d *Dispatcher) send(c waiting, l *lane) {
 	for {
 		slow := d.attempt(c)
 		d.mu.Lock()
 		l.sending--
 		d.sending--
 		d.held--
+		delete(d.mine, c.ID)
 		d.adapt(l, slow)
 		if l.waiting.len() > 0 {
 			d.enqueue(l)
 		}
-		if l.backlog && l.waiting.len() <= d.perEndpoint() {
+		if l.backlog && l.waiting.len() <= d.full(l) {
 			d.poke()
 		}
 		if d.stopping && d.sending == 0 {
@@ -291,20 +317,21 @@ type pace struct {
 // adapt halves what an endpoint gets at a time when it asks us to slow down,
 // and gives it back success by success. d.mu is held.
 func (d *Dispatcher) adapt(l *lane, p pace) {
-	full := float64(d.perEndpoint())
-	if t := d.targets.get(l.endpointID); t != nil && t.Concurrency > 0 {
-		full = float64(min(t.Concurrency, d.perEndpoint()))
-	}
+	full := float64(d.full(l))
 	switch {
 	case p.slower:
+		if l.limit == 0 {
+			l.limit = full
+		}
 		l.limit = max(1, l.limit/2)
 		if p.wait > 0 {
 			l.resumeAt = d.now().Add(p.wait)
 		}
-	case p.faster && l.limit < full:
-		l.limit += 1 / l.limit
+	case p.faster && l.limit > 0:
+		if l.limit += 1 / l.limit; l.limit >= full {
+			l.limit = 0
+		}
 	}
-	l.limit = min(l.limit, full)
 }
 
 // Run sends until ctx ends. Then it starts nothing more, puts back what waits,
@@ -329,63 +356,110 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 func (d *Dispatcher) loop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	look := true
+	var lookAt, checkAt time.Time // what is woken often must look and check as often as what is not
+	var suspects map[string]bool
 	var wait time.Duration
 	for {
-		next, err := d.step(ctx, look)
+		var err error
+		if now := time.Now(); !now.Before(lookAt) {
+			var next time.Duration
+			next, err = d.look(ctx)
+			lookAt = now.Add(next)
+			if err == nil && !now.Before(checkAt) {
+				suspects, err = d.reconcile(ctx, suspects)
+				checkAt = now.Add(5 * time.Second)
+			}
+		}
+		if err == nil {
+			err = d.step(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}
-		look = false
 		if err != nil {
 			wait = min(max(2*wait, 50*time.Millisecond), 5*time.Second)
 			d.log().WarnContext(ctx, "claim failed", "error", err, "retry_in", wait)
-			next, look = wait, true
-		} else {
-			wait = 0
+			lookAt = time.Now().Add(wait)
+			select { // whatever wakes us: the database has to be given time
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			continue
 		}
-		timer.Reset(next)
+		wait = 0
+		timer.Reset(time.Until(lookAt))
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.wake:
 		case <-timer.C:
-			look = true
 		}
 	}
 }
 
-// step claims what there is room for. With look it also searches the database
-// for due deliveries that nobody announced. It tells when to look again.
-func (d *Dispatcher) step(ctx context.Context, look bool) (time.Duration, error) {
+// look searches the database for what nobody announced: changed endpoints and
+// due deliveries. It tells when to look again.
+func (d *Dispatcher) look(ctx context.Context) (time.Duration, error) {
 	next := cmp.Or(d.Poll, time.Second)
-	if look {
-		if err := d.targets.refresh(ctx, d.Store); err != nil {
-			return next, err
-		}
-		due, err := d.Store.NextDue(ctx)
-		if err != nil {
-			return next, err
-		}
-		now := d.now()
-		d.mu.Lock()
-		for id, at := range due {
-			if at.After(now) {
-				next = min(next, at.Sub(now)+time.Millisecond)
-				continue
-			}
-			d.lane(id).backlog = true
-		}
-		d.mu.Unlock()
-	}
-	if err := d.putBackPaused(ctx); err != nil {
+	if err := d.targets.refresh(ctx, d.Store); err != nil {
 		return next, err
+	}
+	due, err := d.Store.NextDue(ctx)
+	if err != nil {
+		return next, err
+	}
+	now := d.now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, at := range due {
+		if at.After(now) {
+			next = min(next, at.Sub(now)+time.Millisecond)
+			continue
+		}
+		d.lane(id).backlog = true
+	}
+	return next, nil
+}
+
+// reconcile puts back what the database says is ours and we know nothing of: its
+// commit's answer got lost. What is on its way into memory just now is told from
+// it by looking twice.
+func (d *Dispatcher) reconcile(ctx context.Context, suspects map[string]bool) (map[string]bool, error) {
+	ids, err := d.Store.Mine(ctx, d.Owner)
+	if err != nil {
+		return nil, err
+	}
+	again := make(map[string]bool)
+	var lost []string
+	d.mu.Lock()
+	for _, id := range ids {
+		switch {
+		case d.mine[id]:
+		case suspects[id]:
+			lost = append(lost, id)
+		default:
+			again[id] = true
+		}
+	}
+	d.mu.Unlock()
+	if len(lost) == 0 {
+		return again, nil
+	}
+	d.log().WarnContext(ctx, "put back deliveries that nobody was sending", "deliveries", len(lost))
+	return again, d.Store.PutBack(ctx, d.Owner, lost, d.now())
+}
+
+// step claims what there is room for.
+func (d *Dispatcher) step(ctx context.Context) error {
+	if err := d.putBackPaused(ctx); err != nil {
+		return err
 	}
 	d.resume()
 	for {
 		more, err := d.claim(ctx)
 		if err != nil || !more {
-			return next, err
+			return err
 		}
 	}
 }
@@ -402,7 +476,7 @@ func (d *Dispatcher) claim(ctx context.Context) (more bool, err error) {
 			more = true
 			break
 		}
-		if !l.backlog || now.Before(l.resumeAt) || l.waiting.len() > d.perEndpoint() {
+		if !l.backlog || now.Before(l.resumeAt) || l.waiting.len() > d.full(l) {
 			continue
 		}
 		if n := min(d.room(l), left, 2*d.perEndpoint()); n > 0 {
@@ -455,7 +529,7 @@ func (d *Dispatcher) putBackPaused(ctx context.Context) error {
 	d.mu.Unlock()
 	for _, p := range pauses {
 		if err := d.Store.PutBack(ctx, d.Owner, p.ids, p.until); err != nil {
-			return err // they stay with their owner until it is gone or restarts
+			return err // reconcile finds them
 		}
 	}
 	return nil
@@ -479,7 +553,9 @@ func (d *Dispatcher) empty(l *lane) []string {
 	for l.waiting.len() > 0 {
 		c := l.waiting.pop()
 		d.bytes -= len(c.Body)
+		l.bytes -= len(c.Body)
 		d.held--
+		delete(d.mine, c.ID)
 		ids = append(ids, c.ID)
 	}
 	return ids
@@ -496,7 +572,10 @@ func (d *Dispatcher) drain(work context.Context, abort context.CancelFunc) {
 	under := d.sending
 	d.mu.Unlock()
 	if len(ids) > 0 {
-		if err := d.Store.PutBack(work, d.Owner, ids, d.now()); err != nil {
+		back, cancel := context.WithTimeout(work, 5*time.Second)
+		err := d.Store.PutBack(back, d.Owner, ids, d.now())
+		cancel()
+		if err != nil {
 			d.log().WarnContext(work, "could not put deliveries back; they follow when this process is seen to be gone", "error", err, "deliveries", len(ids))
 		}
 	}
@@ -516,15 +595,30 @@ func (d *Dispatcher) drain(work context.Context, abort context.CancelFunc) {
 	}
 }
 
+// fresh is how old a claim may be to be sent without asking whether it is still
+// ours: what waits for a slow endpoint may be canceled meanwhile, or taken over.
+const fresh = time.Second
+
 // attempt makes one attempt and sees it recorded.
-func (d *Dispatcher) attempt(c store.Claimed) pace {
+func (d *Dispatcher) attempt(w waiting) pace {
 	d.mu.Lock()
 	ctx := d.work
 	d.mu.Unlock()
+	c := w.Claimed
+	if d.now().Sub(w.since) > fresh {
+		switch mine, err := d.Store.Mine(ctx, d.Owner, c.ID); {
+		case err != nil:
+			d.log().WarnContext(ctx, "could not confirm delivery", "error", err, "delivery", c.ID)
+			d.putBack(ctx, c.ID)
+			return pace{}
+		case len(mine) == 0:
+			return pace{}
+		}
+	}
 	t, err := d.targets.find(ctx, d.Store, c.EndpointID)
 	if err != nil {
 		d.log().WarnContext(ctx, "could not read endpoint", "error", err, "endpoint", c.EndpointID)
-		d.putBack(ctx, c, d.now().Add(time.Second))
+		d.putBack(ctx, c.ID)
 		return pace{}
 	}
 	if t == nil {
@@ -536,7 +630,7 @@ func (d *Dispatcher) attempt(c store.Claimed) pace {
 		URL: t.URL, ID: c.ID, Body: c.Body, Signer: t.signer(started), Timeout: t.Timeout, Now: started,
 	})
 	if answer.Verdict() == Aborted {
-		d.putBack(context.WithoutCancel(ctx), c, d.now())
+		d.putBack(ctx, c.ID)
 		return pace{}
 	}
 	r := &record{Result: decide(c, t, answer, started, d.now())}
@@ -544,7 +638,7 @@ func (d *Dispatcher) attempt(c store.Claimed) pace {
 		return pace{}
 	}
 	if answer.Verdict() == Gone {
-		d.disable(ctx, c.EndpointID)
+		d.disable(ctx, t)
 	}
 	d.report(ctx, c, t, answer, r)
 	if len(r.due) > 0 {
@@ -627,22 +721,38 @@ func decide(c store.Claimed, t *target, a Answer, started, now time.Time) store.
 	return r
 }
 
-func (d *Dispatcher) putBack(ctx context.Context, c store.Claimed, at time.Time) {
-	if err := d.Store.PutBack(ctx, d.Owner, []string{c.ID}, at); err != nil {
-		d.log().WarnContext(ctx, "could not put delivery back", "error", err, "delivery", c.ID)
+// putBack makes deliveries pending that were not sent. What cannot be put back
+// now is found by reconcile.
+func (d *Dispatcher) putBack(ctx context.Context, ids ...string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := d.Store.PutBack(ctx, d.Owner, ids, d.now()); err != nil {
+		d.log().WarnContext(ctx, "could not put deliveries back", "error", err, "deliveries", len(ids))
 	}
 }
 
-// cancel ends a delivery whose endpoint is not there any more.
+// cancel ends the deliveries of an endpoint that is not there any more; if it is
+// there again, they wait for the next look.
 func (d *Dispatcher) cancel(ctx context.Context, c store.Claimed) {
-	if err := d.Store.CancelOf(ctx, c.EndpointID, "endpoint_"+store.EndpointDisabled); err != nil {
+	d.mu.Lock()
+	ids := append(d.empty(d.lane(c.EndpointID)), c.ID)
+	d.mu.Unlock()
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer stop()
+	n, err := d.Store.CancelOf(ctx, c.EndpointID, store.CauseEndpointDisabled)
+	if err != nil {
 		d.log().WarnContext(ctx, "could not cancel deliveries", "error", err, "endpoint", c.EndpointID)
 	}
+	if n == 0 {
+		d.putBack(ctx, ids...)
+	}
 }
 
-func (d *Dispatcher) disable(ctx context.Context, endpointID string) {
-	if err := d.Store.DisableEndpoint(context.WithoutCancel(ctx), endpointID, "it answered 410 Gone"); err != nil {
-		d.log().WarnContext(ctx, "could not disable endpoint", "error", err, "endpoint", endpointID)
+func (d *Dispatcher) disable(ctx context.Context, t *target) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := d.Store.DisableGone(ctx, t.ID, t.URL, "it answered 410 Gone"); err != nil {
+		d.log().WarnContext(ctx, "could not disable endpoint", "error", err, "endpoint", t.ID)
 		return
 	}
 	d.targets.forget()
@@ -667,6 +777,18 @@ func (d *Dispatcher) report(ctx context.Context, c store.Claimed, t *target, a A
 		attrs = append(attrs, slog.Time("due_at", r.DueAt))
 	}
 	log.LogAttrs(ctx, slog.LevelInfo, "attempt", attrs...)
+}
+
+// Urge is Wake for what a person asked for: it also ends a pause that the
+// endpoint had asked for.
+func (d *Dispatcher) Urge(endpointIDs ...string) {
+	d.init()
+	d.mu.Lock()
+	for _, id := range endpointIDs {
+		d.lane(id).resumeAt = time.Time{}
+	}
+	d.mu.Unlock()
+	d.Wake(endpointIDs...)
 }
 
 // EndpointsChanged makes the dispatcher read the endpoints again.

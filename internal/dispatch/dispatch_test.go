@@ -163,14 +163,14 @@ func (b *bench) publish(people ...string) []store.NewDelivery {
 	for i, r := range a.Records {
 		arrivals = append(arrivals, store.Arrival{Seq: r.Seq, Subject: a.Events[i].Subject()})
 	}
-	made, err := b.store.Route(b.t.Context(), "me", arrivals, func(_ int64, evs []store.Unrouted) ([]store.NewDelivery, error) {
+	made, _, err := b.store.Route(b.t.Context(), "me", arrivals, func(_ int64, evs []store.Unrouted) (store.Plan, error) {
 		var out []store.NewDelivery
 		for _, ev := range evs {
 			for _, app := range b.apps {
 				out = append(out, store.NewDelivery{ID: b.store.NewID("msg_"), EventSeq: ev.Seq, EndpointID: app.id, OrderKey: ev.Subject})
 			}
 		}
-		return out, nil
+		return store.Plan{Deliveries: out, Events: len(evs)}, nil
 	})
 	if err != nil {
 		b.t.Fatal(err)

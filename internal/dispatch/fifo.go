@@ -1,20 +1,30 @@
 package dispatch
 
-import "github.com/handover-dev/handover/internal/store"
+import (
+	"time"
+
+	"github.com/handover-dev/handover/internal/store"
+)
+
+// waiting is a delivery in memory.
+type waiting struct {
+	store.Claimed
+	since time.Time
+}
 
 // fifo is a queue that reuses its memory and gives it back when it was large.
 type fifo struct {
-	items []store.Claimed
+	items []waiting
 	head  int
 }
 
 func (f *fifo) len() int { return len(f.items) - f.head }
 
-func (f *fifo) push(c store.Claimed) { f.items = append(f.items, c) }
+func (f *fifo) push(c waiting) { f.items = append(f.items, c) }
 
-func (f *fifo) pop() store.Claimed {
+func (f *fifo) pop() waiting {
 	c := f.items[f.head]
-	f.items[f.head] = store.Claimed{}
+	f.items[f.head] = waiting{}
 	f.head++
 	switch {
 	case f.head == len(f.items) && cap(f.items) > 1024:

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/internal/groupcommit"
@@ -65,6 +66,7 @@ func NewRecorder(s *store.Store, relay *outbox.Relay) *Recorder {
 	r := &Recorder{Store: s, Relay: relay}
 	r.group.Commit = r.commit
 	r.group.Max = 256
+	r.group.Transient = s.Transient
 	r.group.Workers = 1
 	if s.Dialect() == outbox.Postgres {
 		r.group.Workers = 2
@@ -107,6 +109,8 @@ func (r *Recorder) Record(ctx context.Context, req Request) (Result, error) {
 }
 
 func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	n := 0
 	for _, a := range as {
 		n += len(a.Events)

@@ -59,11 +59,12 @@ func failed(t *testing.T, s *store.Store, n int) (endpointID string) {
 	for i, r := range a.Records {
 		arrivals = append(arrivals, store.Arrival{Seq: r.Seq, Subject: evs[i].Subject()})
 	}
-	if _, err := s.Route(ctx, "w", arrivals, func(_ int64, evs []store.Unrouted) (ds []store.NewDelivery, err error) {
+	if _, _, err := s.Route(ctx, "w", arrivals, func(_ int64, evs []store.Unrouted) (store.Plan, error) {
+		p := store.Plan{Events: len(evs)}
 		for _, ev := range evs {
-			ds = append(ds, store.NewDelivery{ID: s.NewID("msg_"), EventSeq: ev.Seq, EndpointID: e.ID, OrderKey: ev.Subject})
+			p.Deliveries = append(p.Deliveries, store.NewDelivery{ID: s.NewID("msg_"), EventSeq: ev.Seq, EndpointID: e.ID, OrderKey: ev.Subject})
 		}
-		return ds, nil
+		return p, nil
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +87,7 @@ func failed(t *testing.T, s *store.Store, n int) (endpointID string) {
 
 func enlist(t *testing.T, s *store.Store, owner string) {
 	t.Helper()
-	if err := s.Enlist(t.Context(), store.Worker{Owner: owner, Name: owner, StartedAt: time.Now(), LeaseUntil: time.Now().Add(time.Hour)}); err != nil {
+	if err := s.Enlist(t.Context(), store.Worker{Owner: owner, Name: owner, StartedAt: time.Now(), Lease: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -43,12 +43,18 @@ type Router struct {
 	Owner      string
 	Sender     Sender
 	Log        *slog.Logger
+	// OnLeft is told that events were left for the relay to bring again; required.
+	OnLeft func()
 	// OnRoute is told how many events were routed into how many deliveries.
 	OnRoute func(events, deliveries int)
 
 	group     groupcommit.Group[*arrival]
 	endpoints subscriptions
 }
+
+// deliveriesAtOnce is how many deliveries end a transaction; the last event's
+// are still in it.
+const deliveriesAtOnce = 4096
 
 // arrival is a message on its way through a transaction.
 type arrival struct {
@@ -78,6 +84,7 @@ func (r *Router) Run(ctx context.Context) error {
 	r.group.Commit = r.commit
 	r.group.Max = 256
 	r.group.Queue = 2048
+	r.group.Transient = r.Store.Transient
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	finished := make(chan error, 1)
 	go func() { finished <- r.group.Run(work) }()
@@ -136,13 +143,17 @@ func (r *Router) commit(ctx context.Context, as []*arrival) error {
 		}
 	}
 	events := 0
-	made, err := r.Store.Route(ctx, r.Owner, arrivals, func(version int64, evs []store.Unrouted) ([]store.NewDelivery, error) {
+	made, left, err := r.Store.Route(ctx, r.Owner, arrivals, func(version int64, evs []store.Unrouted) (store.Plan, error) {
 		release(planned)
-		planned, events = nil, len(evs)
+		planned, events = nil, 0
 		if err := r.endpoints.refresh(ctx, r.Store, version); err != nil {
-			return nil, err
+			return store.Plan{}, err
 		}
 		for _, ev := range evs {
+			if len(planned) >= deliveriesAtOnce {
+				break
+			}
+			events++
 			for _, e := range r.endpoints.of(ev.Type) {
 				if !e.Wants(ev.Type, ev.OrganizationID) {
 					continue
@@ -156,7 +167,7 @@ func (r *Router) commit(ctx context.Context, as []*arrival) error {
 				planned = append(planned, d)
 			}
 		}
-		return planned, nil
+		return store.Plan{Deliveries: planned, Events: events}, nil
 	})
 	if err != nil {
 		release(planned)
@@ -191,6 +202,9 @@ func (r *Router) commit(ctx context.Context, as []*arrival) error {
 	}
 	for id := range wake {
 		r.Sender.Wake(id)
+	}
+	if left {
+		r.OnLeft()
 	}
 	if r.OnRoute != nil {
 		r.OnRoute(events, deliveries)

@@ -41,42 +41,73 @@ type NewDelivery struct {
 // existed marks a delivery that Route found already there.
 const existed State = -1
 
+// A Plan is what a router wants of events.
+type Plan struct {
+	Deliveries []NewDelivery
+	// Events is how many of the events, from the first, the deliveries are of. A
+	// plan may leave the last ones for later, to keep its transaction short.
+	Events int
+}
+
 // Route turns events from the stream into deliveries and takes them out of the
-// outbox, in one transaction. plan says which deliveries an event leads to; it
+// outbox, in one transaction. plan says which deliveries the events lead to; it
 // gets the version of the endpoints that this transaction sees, and is called
 // again when the transaction has to be repeated.
 //
 // Events of the same people that are still in the outbox are routed along, in
 // the order in which they were recorded, so that no later event of a person can
 // be delivered before an earlier one. An arrival that is routed already does
-// nothing.
+// nothing. When there is more than fits into one transaction, the arrivals that
+// did not are due for the relay again, and left is true.
 func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
-	plan func(endpointsVersion int64, evs []Unrouted) ([]NewDelivery, error),
-) ([]NewDelivery, error) {
-	var made []NewDelivery
-	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		made = nil
+	plan func(endpointsVersion int64, evs []Unrouted) (Plan, error),
+) (made []NewDelivery, left bool, err error) {
+	err = s.Tx(ctx, func(tx *sql.Tx) error {
+		made, left = nil, false
 		version, evs, err := s.unrouted(ctx, tx, arrivals)
 		if err != nil || len(evs) == 0 {
 			return err
 		}
-		if made, err = plan(version, evs); err != nil {
+		p, err := plan(version, evs)
+		if err != nil {
 			return err
 		}
+		made = p.Deliveries
 		if err := s.insertDeliveries(ctx, tx, owner, made); err != nil {
 			return err
 		}
-		seqs := make([]int64, len(evs))
-		for i, ev := range evs {
+		seqs := make([]int64, p.Events)
+		routed := make(map[int64]bool, p.Events)
+		for i, ev := range evs[:p.Events] {
 			seqs[i] = ev.Seq
+			routed[ev.Seq] = true
 		}
-		return outbox.Routed(ctx, tx, s.name, seqs...)
+		if err := outbox.Routed(ctx, tx, s.name, seqs...); err != nil {
+			return err
+		}
+		if len(evs) < routeAtOnce && p.Events == len(evs) {
+			return nil
+		}
+		var rest []int64
+		for _, a := range arrivals {
+			if !routed[a.Seq] {
+				rest = append(rest, a.Seq)
+			}
+		}
+		left = true
+		_, err = tx.ExecContext(ctx, `UPDATE handover_outbox SET state = 0, owner = '', due_at = $1 WHERE event_seq `+s.in("$2", "bigint"),
+			s.now().UnixMicro(), list(s.dialect, rest))
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("route events: %w", err)
+		return nil, false, fmt.Errorf("route events: %w", err)
 	}
-	return made, nil
+	return made, left, nil
 }
+
+// routeAtOnce bounds the events of one transaction: one person's backlog may be
+// long, and all of it would come along.
+const routeAtOnce = 1024
 
 func (s *Store) unrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (version int64, evs []Unrouted, err error) {
 	seqs := make([]int64, 0, len(arrivals))
@@ -95,7 +126,7 @@ func (s *Store) unrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (v
   o.event_seq, e.id, e.type, e.organization_id, o.subject, e.recorded_at
 FROM handover_outbox o JOIN handover_events e ON e.seq = o.event_seq
 WHERE o.event_seq `+s.in("$1", "bigint")+` OR (o.subject <> '' AND o.subject `+s.in("$2", "text")+`)
-ORDER BY o.event_seq`+lock, list(s.dialect, seqs), list(s.dialect, subjects))
+ORDER BY o.event_seq LIMIT $3`+lock, list(s.dialect, seqs), list(s.dialect, subjects), routeAtOnce)
 	if err != nil {
 		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
 	}
@@ -230,7 +261,7 @@ func (s *Store) active(ctx context.Context, tx *sql.Tx, groups []group) (map[gro
 	if s.postgres() {
 		endpoints, keys := groupColumns(groups)
 		err = add(tx.QueryContext(ctx, `SELECT d.endpoint_id, d.order_key
-FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(endpoint_id, order_key)) g
+FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(endpoint_id, order_key) ORDER BY 1, 2) g
 CROSS JOIN LATERAL (SELECT id, endpoint_id, order_key FROM deliveries a
   WHERE a.endpoint_id = g.endpoint_id AND a.order_key = g.order_key AND a.state < 2 FOR SHARE) d`, endpoints, keys))
 	} else {
@@ -406,13 +437,36 @@ WHERE state < 3 AND `+where+` RETURNING endpoint_id, order_key`, args...)
 	return len(groups), endpointIDs, err
 }
 
-// CancelOf cancels the open deliveries of an endpoint, if it is not enabled.
-func (s *Store) CancelOf(ctx context.Context, endpointID, cause string) error {
-	return s.Tx(ctx, func(tx *sql.Tx) error {
-		_, _, err := s.finish(ctx, tx, Canceled, cause, `endpoint_id = $4
-  AND NOT EXISTS (SELECT 1 FROM endpoints e WHERE e.id = endpoint_id AND e.state = 'enabled')`, endpointID)
+// CancelOf cancels the open deliveries of an endpoint, unless it is enabled, and
+// tells how many there were.
+func (s *Store) CancelOf(ctx context.Context, endpointID, cause string) (n int, err error) {
+	err = s.Tx(ctx, func(tx *sql.Tx) error {
+		n, err = s.cancelOpen(ctx, tx, endpointID, cause)
 		return err
 	})
+	return n, err
+}
+
+// cancelOpen cancels the open deliveries of an endpoint, unless it is enabled.
+// The active ones go first: a transaction that is just adding a held one has
+// locked the active one before it, so the held one can be seen once we have it.
+func (s *Store) cancelOpen(ctx context.Context, tx *sql.Tx, endpointID, cause string) (n int, err error) {
+	now := s.now().UnixMicro()
+	// Each statement is for a partial index, so that none reads what is done; that
+	// no order_key is empty is said so that SQLite sees that these fit best.
+	for _, open := range []string{"state < 2", "state = 2"} {
+		res, err := tx.ExecContext(ctx, `UPDATE deliveries SET state = 6, last_error = $1, owner = '', updated_at = $2
+WHERE endpoint_id = $3 AND order_key > '' AND `+open+` AND NOT EXISTS (SELECT 1 FROM endpoints e WHERE e.id = $3 AND e.state = 'enabled')`, cause, now, endpointID)
+		if err != nil {
+			return 0, fmt.Errorf("cancel deliveries: %w", err)
+		}
+		m, err := res.RowsAffected()
+		if err != nil {
+			return 0, fmt.Errorf("cancel deliveries: %w", err)
+		}
+		n += int(m)
+	}
+	return n, nil
 }
 
 // A Claimed delivery is in its owner's hands, with what is needed to send it.
@@ -560,6 +614,21 @@ func (s *Store) TakeBack(ctx context.Context, owners ...string) (int64, error) {
 		return 0, fmt.Errorf("take deliveries back: %w", err)
 	}
 	return n, nil
+}
+
+// Mine returns which of the deliveries are in the owner's hands; of all there
+// are, when none are named.
+func (s *Store) Mine(ctx context.Context, owner string, ids ...string) ([]string, error) {
+	query, args := `SELECT id FROM deliveries WHERE state = 1 AND owner = $1`, []any{owner}
+	if len(ids) > 0 {
+		query, args = query+` AND id `+s.in("$2", "text"), append(args, list(s.dialect, ids))
+	}
+	rows, err := s.read.QueryContext(ctx, query, args...)
+	mine, err := appendStrings(nil, rows, err)
+	if err != nil {
+		return nil, fmt.Errorf("find own deliveries: %w", err)
+	}
+	return mine, nil
 }
 
 // PutBack makes single deliveries pending again that their owner will not send

@@ -92,14 +92,14 @@ func (l *testLine) publish(people ...string) []Arrival {
 // route routes to all endpoints, claimed at birth by owner if it is named.
 func (l *testLine) route(owner string, arrivals ...Arrival) []NewDelivery {
 	l.t.Helper()
-	made, err := l.Route(l.t.Context(), owner, arrivals, func(_ int64, evs []Unrouted) ([]NewDelivery, error) {
+	made, _, err := l.Route(l.t.Context(), owner, arrivals, func(_ int64, evs []Unrouted) (Plan, error) {
 		var out []NewDelivery
 		for _, ev := range evs {
 			for _, id := range l.endpoints {
 				out = append(out, NewDelivery{ID: l.NewID("msg_"), EventSeq: ev.Seq, EndpointID: id, OrderKey: ev.Subject, Claim: owner != ""})
 			}
 		}
-		return out, nil
+		return Plan{out, len(evs)}, nil
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -179,13 +179,43 @@ func TestRouteIsOnceAndEmptiesTheOutbox(t *testing.T) {
 	})
 }
 
+// A long backlog about one person is routed piece by piece; what did not fit is
+// relayed again.
+func TestRouteInPieces(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, s *Store) {
+		l := newLine(t, s, 1)
+		people := make([]string, routeAtOnce+100)
+		for i := range people {
+			people[i] = "a"
+		}
+		arrivals := l.publish(people...)
+		last := arrivals[len(arrivals)-1]
+		for _, want := range []int{routeAtOnce, 100} {
+			made, left, err := l.Route(t.Context(), "", []Arrival{last}, func(_ int64, evs []Unrouted) (Plan, error) {
+				p := Plan{Events: len(evs)}
+				for _, ev := range evs {
+					p.Deliveries = append(p.Deliveries, NewDelivery{ID: l.NewID("msg_"), EventSeq: ev.Seq, EndpointID: l.endpoints[0], OrderKey: ev.Subject})
+				}
+				return p, nil
+			})
+			if err != nil || len(made) != want || left != (want == routeAtOnce) {
+				t.Fatalf("%d deliveries, left %v, %v; want %d", len(made), left, err, want)
+			}
+		}
+		if n := l.count(`SELECT count(*) FROM deliveries WHERE state = 0`); n != 1 {
+			t.Errorf("%d active deliveries about one person", n)
+		}
+	})
+}
+
 func TestRouteFailsAsAWhole(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, s *Store) {
 		l := newLine(t, s, 1)
 		arrivals := l.publish("a")
 		refused := errors.New("refused")
-		_, err := l.Route(t.Context(), "", arrivals, func(int64, []Unrouted) ([]NewDelivery, error) { return nil, refused })
+		_, _, err := l.Route(t.Context(), "", arrivals, func(int64, []Unrouted) (Plan, error) { return Plan{}, refused })
 		if !errors.Is(err, refused) {
 			t.Fatal(err)
 		}
@@ -456,7 +486,7 @@ func TestWorkersThatDieAreRetired(t *testing.T) {
 		now := time.Now()
 		enlist := func(owner, name string, lease time.Duration) {
 			t.Helper()
-			if err := s.Enlist(t.Context(), Worker{Owner: owner, Name: name, Version: "v", StartedAt: now, LeaseUntil: now.Add(lease)}); err != nil {
+			if err := s.Enlist(t.Context(), Worker{Owner: owner, Name: name, Version: "v", StartedAt: now, Lease: lease}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -467,7 +497,7 @@ func TestWorkersThatDieAreRetired(t *testing.T) {
 		l.route("b1", l.publish("2")...)
 		l.route("c1", l.publish("3")...)
 		l.route("ghost", l.publish("4")...)
-		gone, err := s.RetireExpired(t.Context())
+		gone, err := s.RetireExpired(t.Context(), "a1")
 		slices.Sort(gone)
 		if err != nil || !slices.Equal(gone, []string{"b1", "ghost"}) {
 			t.Fatalf("retired %v, %v", gone, err)

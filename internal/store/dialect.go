@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"modernc.org/sqlite"
 
 	"github.com/handover-dev/handover/outbox"
 )
@@ -38,6 +39,30 @@ func (d dialect) forUpdate(mode string) string {
 		return " FOR " + mode
 	}
 	return ""
+}
+
+// Transient tells whether an error is of the database as a whole, such as a lost
+// connection or a full disk, and not of what was asked of it.
+func (s *Store) Transient(err error) bool {
+	if errors.Is(err, ErrEventConflict) || errors.Is(err, ErrWebhookConflict) || errors.Is(err, ErrIdempotencyConflict) {
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code[:2] {
+		case "21", "22", "23", "42", "54": // what was asked cannot be done
+			return false
+		}
+		return true
+	}
+	var lite *sqlite.Error
+	if errors.As(err, &lite) {
+		switch lite.Code() & 0xff {
+		case 1, 18, 19, 20, 25: // error, too big, constraint, mismatch, range
+			return false
+		}
+	}
+	return true
 }
 
 // collided tells whether a transaction failed only because of another one.

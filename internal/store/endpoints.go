@@ -259,6 +259,19 @@ func (s *Store) DisableEndpoint(ctx context.Context, id, reason string) error {
 	return s.setEndpointState(ctx, id, EndpointDisabled, reason, CauseEndpointDisabled)
 }
 
+// DisableGone is [Store.DisableEndpoint] for an endpoint that said at a URL that
+// it is gone, unless it has moved meanwhile.
+func (s *Store) DisableGone(ctx context.Context, id, url, reason string) error {
+	var now string
+	if err := s.write.QueryRowContext(ctx, `SELECT url FROM endpoints WHERE id = $1`, id).Scan(&now); err != nil {
+		return fmt.Errorf("read endpoint: %w", err)
+	}
+	if now != url {
+		return nil
+	}
+	return s.DisableEndpoint(ctx, id, reason)
+}
+
 // DeleteEndpoint stops an endpoint for good, cancels its open deliveries and
 // forgets its keys. What was delivered to it remains known.
 func (s *Store) DeleteEndpoint(ctx context.Context, id string) error {
@@ -278,7 +291,7 @@ func (s *Store) setEndpointState(ctx context.Context, id, state, reason, cause s
 			}
 		}
 		if cause != "" {
-			if err := s.cancelOpen(ctx, tx, id, cause, now); err != nil {
+			if _, err := s.cancelOpen(ctx, tx, id, cause); err != nil {
 				return err
 			}
 		}
@@ -286,19 +299,6 @@ func (s *Store) setEndpointState(ctx context.Context, id, state, reason, cause s
 	})
 	if err != nil {
 		return fmt.Errorf("set endpoint to %s: %w", state, err)
-	}
-	return nil
-}
-
-// cancelOpen cancels all open deliveries of an endpoint. None is left to be
-// released. Each statement is for a partial index, so that none reads what is
-// done; that no order_key is empty is said so that SQLite sees that these fit best.
-func (s *Store) cancelOpen(ctx context.Context, tx *sql.Tx, endpointID, cause string, now int64) error {
-	for _, open := range []string{"state = 2", "state < 2"} { // held first, so that none can be released in between
-		if _, err := tx.ExecContext(ctx, `UPDATE deliveries SET state = 6, owner = '', last_error = $1, updated_at = $2
-WHERE endpoint_id = $3 AND order_key > '' AND `+open, cause, now, endpointID); err != nil {
-			return fmt.Errorf("cancel deliveries: %w", err)
-		}
 	}
 	return nil
 }

@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -28,6 +30,10 @@ type Result struct {
 // A delivery that is no longer in the owner's hands keeps its state, because
 // someone decided otherwise meanwhile; its attempt is recorded all the same.
 func (s *Store) Record(ctx context.Context, owner string, results []Result) (endpointIDs []string, err error) {
+	// Rows are locked in the order of persons, as the router does.
+	slices.SortFunc(results, func(a, b Result) int {
+		return cmp.Or(cmp.Compare(a.EndpointID, b.EndpointID), cmp.Compare(a.OrderKey, b.OrderKey))
+	})
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
 		kept, err := s.recordRows(ctx, tx, owner, results)
 		if err != nil {
@@ -47,8 +53,10 @@ func (s *Store) Record(ctx context.Context, owner string, results []Result) (end
 
 const (
 	insertAttempt = `INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, class, error, answer, address) `
-	sameAttempt   = ` ON CONFLICT (delivery_id, number) DO NOTHING`
-	lateAttempt   = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3`
+	// Another owner may have counted on meanwhile, and a result may be recorded
+	// twice when its commit's answer got lost: then it gets the next number.
+	lateAttempt = insertAttempt + `SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM attempts WHERE delivery_id = $1`
+	lateUpdate  = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3`
 )
 
 func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, results []Result) (kept []bool, err error) {
@@ -62,10 +70,15 @@ func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, result
 		return nil, err
 	}
 	for i, r := range results {
-		if !kept[i] {
-			if _, err := tx.ExecContext(ctx, lateAttempt, r.Status, now, r.DeliveryID); err != nil {
-				return nil, err
-			}
+		if kept[i] {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, lateAttempt, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+			r.Error, bytesOf(r.Answer), r.Address); err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, lateUpdate, r.Status, now, r.DeliveryID); err != nil {
+			return nil, err
 		}
 	}
 	return kept, nil
@@ -73,7 +86,7 @@ func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, result
 
 func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
 	kept := make([]bool, len(results))
-	insert, err := tx.PrepareContext(ctx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`+sameAttempt)
+	insert, err := tx.PrepareContext(ctx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +98,6 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 	}
 	defer update.Close()
 	for i, r := range results {
-		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.Number, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
-			r.Error, bytesOf(r.Answer), r.Address); err != nil {
-			return nil, err
-		}
 		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Number, r.Tries, r.Status,
 			errorClass(r), r.Outcome, r.Receipt, r.ReceiptError, now, r.DeliveryID, owner)
 		if err != nil {
@@ -98,7 +107,13 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 		if err != nil {
 			return nil, err
 		}
-		kept[i] = n == 1
+		if kept[i] = n == 1; !kept[i] {
+			continue
+		}
+		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.Number, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+			r.Error, bytesOf(r.Answer), r.Address); err != nil {
+			return nil, err
+		}
 	}
 	return kept, nil
 }
@@ -117,10 +132,6 @@ func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, re
 		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
 		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
 	}
-	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
-  $7::text[], $8::bytea[], $9::text[])`+sameAttempt, ids, numbers, started, took, status, class, errs, answers, addresses); err != nil {
-		return nil, err
-	}
 	rows, err := tx.QueryContext(ctx, `UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries,
   last_status = u.status, last_error = u.error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
 FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[])
@@ -134,6 +145,15 @@ WHERE d.id = u.id AND d.state = 1 AND d.owner = $12 RETURNING d.id`,
 	kept := make([]bool, n)
 	for _, id := range changed {
 		kept[index[id]] = true
+	}
+	if len(changed) == 0 {
+		return kept, nil
+	}
+	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT delivery_id, number, started_at, duration_us, status, class, error, answer, address
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::boolean[])
+  AS u(delivery_id, number, started_at, duration_us, status, class, error, answer, address, kept) WHERE kept`,
+		ids, numbers, started, took, status, class, errs, answers, addresses, kept); err != nil {
+		return nil, err
 	}
 	return kept, nil
 }

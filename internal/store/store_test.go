@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/internal/testenv"
 	"github.com/handover-dev/handover/signing"
 )
 
@@ -972,7 +973,7 @@ func TestAReplayHasOneOwnerAndSurvivesIt(t *testing.T) {
 		ctx := t.Context()
 		w := newWorld(t, s, 200)
 		for _, owner := range []string{"w1", "w2"} {
-			if err := s.Enlist(ctx, Worker{Owner: owner, Name: owner, StartedAt: time.Now(), LeaseUntil: time.Now().Add(time.Hour)}); err != nil {
+			if err := s.Enlist(ctx, Worker{Owner: owner, Name: owner, StartedAt: time.Now(), Lease: time.Hour}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -1187,4 +1188,50 @@ func TestEventsAreFoundByTheirTime(t *testing.T) {
 			t.Errorf("after the last: %d", got)
 		}
 	})
+}
+
+// TestCancelingOneWhileAnotherReleasesIt lets the first delivery of a person end
+// while an operator cancels the second, in both orders.
+func TestCancelingOneWhileAnotherReleasesIt(t *testing.T) {
+	t.Parallel()
+	for _, cancelFirst := range []bool{true, false} {
+		t.Run(fmt.Sprint("cancel first ", cancelFirst), func(t *testing.T) {
+			t.Parallel()
+			s := open(t, Config{URL: testenv.Postgres(t)}) // SQLite has one transaction at a time
+			ctx := t.Context()
+			l := newLine(t, s, 1)
+			l.route("w1", l.publish("a", "a", "a")...)
+			ds, _, err := s.ListDeliveries(ctx, DeliveryFilter{}, Page{Limit: 5})
+			if err != nil || l.states() != "sending held held" {
+				t.Fatal(l.states(), err)
+			}
+			cancel := func(tx *sql.Tx) error { _, err := s.cancelDelivery(ctx, tx, ds[1].ID); return err }
+			end := func(tx *sql.Tx) error { _, _, err := s.finish(ctx, tx, Succeeded, "", `id = $4`, ds[2].ID); return err }
+			first, second := end, cancel
+			if cancelFirst {
+				first, second = cancel, end
+			}
+			tx, err := s.write.BeginTx(ctx, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := first(tx); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- s.Tx(ctx, second) }()
+			testenv.Until(t, 20*time.Second, "the second transaction does not wait for the first", func() bool {
+				return l.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+			})
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if got := l.states(); got != "succeeded canceled pending" {
+				t.Error(got)
+			}
+		})
+	}
 }

@@ -8,6 +8,15 @@ import (
 	"github.com/handover-dev/handover/outbox"
 )
 
+// clock is the database's clock in microseconds, so that leases do not compare
+// the clocks of different machines. SQLite's is this machine's.
+func (s *Store) clock() string {
+	if s.postgres() {
+		return "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+	}
+	return fmt.Sprint(s.now().UnixMicro())
+}
+
 // A Worker is one start of a process that works on this database. What it
 // claims carries its owner's name; while it lives it renews its lease, and when
 // it does not, others take over what it held.
@@ -16,7 +25,8 @@ type Worker struct {
 	Name       string // the same after a restart
 	Version    string
 	StartedAt  time.Time
-	LeaseUntil time.Time
+	Lease      time.Duration // from each renewal
+	LeaseUntil time.Time     // as read
 }
 
 // Enlist registers a worker. Earlier starts of the same name are gone, so what
@@ -27,8 +37,8 @@ func (s *Store) Enlist(ctx context.Context, w Worker) error {
 	if err != nil {
 		return fmt.Errorf("find earlier starts: %w", err)
 	}
-	if _, err := s.write.ExecContext(ctx, `INSERT INTO workers (owner, name, version, started_at, lease_until) VALUES ($1, $2, $3, $4, $5)`,
-		w.Owner, w.Name, w.Version, w.StartedAt.UnixMicro(), w.LeaseUntil.UnixMicro()); err != nil {
+	if _, err := s.write.ExecContext(ctx, `INSERT INTO workers (owner, name, version, started_at, lease_until) VALUES ($1, $2, $3, $4, `+s.clock()+` + $5)`,
+		w.Owner, w.Name, w.Version, w.StartedAt.UnixMicro(), w.Lease.Microseconds()); err != nil {
 		return fmt.Errorf("enlist worker: %w", err)
 	}
 	return s.Retire(ctx, earlier...)
@@ -37,9 +47,9 @@ func (s *Store) Enlist(ctx context.Context, w Worker) error {
 // Renew extends a worker's lease. If its row is gone, others believed it dead
 // and took its work; it is enlisted anew.
 func (s *Store) Renew(ctx context.Context, w Worker) error {
-	_, err := s.write.ExecContext(ctx, `INSERT INTO workers (owner, name, version, started_at, lease_until) VALUES ($1, $2, $3, $4, $5)
+	_, err := s.write.ExecContext(ctx, `INSERT INTO workers (owner, name, version, started_at, lease_until) VALUES ($1, $2, $3, $4, `+s.clock()+` + $5)
 ON CONFLICT (owner) DO UPDATE SET lease_until = excluded.lease_until`,
-		w.Owner, w.Name, w.Version, w.StartedAt.UnixMicro(), w.LeaseUntil.UnixMicro())
+		w.Owner, w.Name, w.Version, w.StartedAt.UnixMicro(), w.Lease.Microseconds())
 	if err != nil {
 		return fmt.Errorf("renew lease: %w", err)
 	}
@@ -63,16 +73,16 @@ func (s *Store) Retire(ctx context.Context, owners ...string) error {
 	return nil
 }
 
-// RetireExpired retires the workers whose lease has ended, and those who hold
-// work but are not known at all.
-func (s *Store) RetireExpired(ctx context.Context) (owners []string, err error) {
-	rows, err := s.write.QueryContext(ctx, `SELECT owner FROM workers WHERE lease_until < $1`, s.now().UnixMicro())
+// RetireExpired retires the workers, other than the one who asks, whose lease has
+// ended, and those who hold work but are not known at all.
+func (s *Store) RetireExpired(ctx context.Context, self string) (owners []string, err error) {
+	rows, err := s.write.QueryContext(ctx, `SELECT owner FROM workers WHERE owner <> $1 AND lease_until < `+s.clock(), self)
 	if owners, err = appendStrings(nil, rows, err); err != nil {
 		return nil, fmt.Errorf("find expired workers: %w", err)
 	}
 	rows, err = s.write.QueryContext(ctx, `WITH RECURSIVE o AS (SELECT min(owner) AS owner FROM deliveries WHERE state = 1
   UNION ALL SELECT (SELECT min(d.owner) FROM deliveries d WHERE d.state = 1 AND d.owner > o.owner) FROM o WHERE o.owner IS NOT NULL)
-SELECT owner FROM o WHERE owner IS NOT NULL AND owner NOT IN (SELECT owner FROM workers)`)
+SELECT owner FROM o WHERE owner IS NOT NULL AND owner <> $1 AND owner NOT IN (SELECT owner FROM workers)`, self)
 	if owners, err = appendStrings(owners, rows, err); err != nil {
 		return nil, fmt.Errorf("find unknown workers: %w", err)
 	}
