@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/internal/api"
 )
 
@@ -65,7 +64,7 @@ func (e *endpointFlags) seconds() ([]float64, error) {
 // completeTypes completes a flag with the types that there are examples of.
 func completeTypes(cmd *cobra.Command, flag string) {
 	// The only error is a flag that does not exist.
-	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(events.FixtureTypes(), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(exampleTypes(), cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (c *cli) endpointsCreate() *cobra.Command {
