@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ played with, until Ctrl-C. Exit code 1 when the story does not go as it should.`
   handover demo --keep`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return (&demo{cli: c, s: c.style(c.out), keep: keep}).run(cmd.Context())
+			return (&demo{cli: c, s: c.style(c.out), keep: keep, self: calledAs(os.Executable())}).run(cmd.Context())
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave it running until Ctrl-C")
@@ -50,6 +51,7 @@ type demo struct {
 	*cli
 	s    style
 	keep bool
+	self string // the program, as it is called
 
 	app      *demoApp
 	service  app.Ready
@@ -336,13 +338,28 @@ func (d *demo) title(n int, text string) {
 }
 
 func (d *demo) next() {
-	d.say(`
-Try next:
-  handover demo --keep                          the same, and it stays up
-  handover serve --allow-network 127.0.0.0/8    the service, for apps on this machine
-  handover listen                               see events arrive, in another terminal
-  handover trigger %s
-  handover -h                                   everything else`, events.MembershipRemoved.Name)
+	d.say("\nTry next:")
+	for _, line := range [][2]string{
+		{"demo --keep", "the same, and it stays up"},
+		{"serve --allow-network 127.0.0.0/8", "the service, for apps on this machine"},
+		{"listen", "see events arrive, in another terminal"},
+		{"trigger " + events.MembershipRemoved.Name, ""},
+		{"-h", "everything else"},
+	} {
+		d.say("%s", strings.TrimRight(fmt.Sprintf("  %s %-36s %s", d.self, line[0], line[1]), " "))
+	}
+}
+
+// builtByRun matches where go run puts a program: into a temporary directory,
+// and from the second time on into the build cache.
+var builtByRun = regexp.MustCompile(`[/\\](go-build\d+[/\\]b\d+[/\\]exe|[0-9a-f]{64}-d)[/\\][^/\\]+$`)
+
+// calledAs is what to type for this program.
+func calledAs(path string, err error) string {
+	if err == nil && builtByRun.MatchString(path) {
+		return "go run ./cmd/handover"
+	}
+	return "handover"
 }
 
 // stay leaves everything up until the user has seen enough.
@@ -352,8 +369,8 @@ It stays up until Ctrl-C. In another terminal:
 
   export HANDOVER_URL=%s
   export HANDOVER_API_KEY=%s
-  handover deliveries get %s
-  handover trigger %s --set data.successor.user_id=%s
-  handover listen`, d.service.URL, d.service.NewAPIKey, d.delivery.ID, events.MembershipRemoved.Name, ines)
+  %[3]s deliveries get %[4]s
+  %[3]s trigger %[5]s --set data.successor.user_id=%[6]s
+  %[3]s listen`, d.service.URL, d.service.NewAPIKey, d.self, d.delivery.ID, events.MembershipRemoved.Name, ines)
 	<-ctx.Done()
 }
