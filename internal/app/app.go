@@ -264,13 +264,14 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
+	hooks := &webhook.Handler{Store: s.store, Recorder: s.recorder, OnReject: s.metrics.reject, Log: s.Log}
 	a := &api.Server{
 		Store: s.store, Recorder: s.recorder, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
-		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake,
+		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake, OnSourcesChanged: hooks.Forget,
 		EnvironmentID: s.EnvironmentID, Version: s.Version, Log: s.Log,
 	}
 	mux.Handle("/", a.Handler())
-	mux.Handle("/webhooks/", &webhook.Handler{Store: s.store, Recorder: s.recorder, OnReject: s.metrics.reject, Log: s.Log})
+	mux.Handle("/webhooks/", hooks)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", s.metrics.handler)

@@ -229,10 +229,18 @@ func TestRefusesToStart(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(broken, "master.key"), []byte("not a key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	lost := t.TempDir()
+	earlier := newProcess(t, "--data-dir", lost)
+	earlier.start()
+	earlier.kill()
+	if err := os.Remove(filepath.Join(lost, "master.key")); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		name, want string
 		args       []string
 	}{
+		{"a lost master key", "put the right one into " + filepath.Join(lost, "master.key"), []string{"--addr", "127.0.0.1:0", "--data-dir", lost}},
 		{"a data directory in use", "another handover is using", []string{"--addr", "127.0.0.1:0", "--data-dir", dir}},
 		{"an address in use", "address already in use", []string{"--addr", running.addr, "--data-dir", t.TempDir()}},
 		{"a broken master key", "32 bytes in base64", []string{"--addr", "127.0.0.1:0", "--data-dir", broken}},

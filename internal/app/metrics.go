@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,7 +47,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 		routed:   counter("events_routed_total", "Events turned into deliveries."),
 		created:  counter("deliveries_created_total", "Deliveries created."),
 		attempts: vec("attempts_total", "Attempts by what came of them.", "class"),
-		results:  vec("deliveries_total", "Attempts by the state in which they left their delivery; pending means another attempt follows.", "state"),
+		results:  vec("attempt_results_total", "Attempts by the state in which they left their delivery; pending means another attempt follows.", "state"),
 		duration: histogram("attempt_duration_seconds", "Time of an attempt.", prometheus.ExponentialBuckets(0.001, 2, 15)),
 		latency: histogram("delivery_latency_seconds", "Time from the commit of an event to the end of a successful delivery.",
 			append(prometheus.ExponentialBuckets(0.001, 2, 16), 300, 3600, 6*3600, 24*3600, 76*3600)),
@@ -89,8 +90,32 @@ func (m *metrics) collect(s *service) {
 	}, func() float64 { n, _ := s.dispatcher.Busy(); return float64(n) }))
 }
 
-// backlogs shows what waits at each stage of the line.
-type backlogs struct{ s *service }
+// backlogs shows what waits at each stage of the line. Counting costs the
+// database something and /metrics is open, so it is done every few seconds.
+type backlogs struct {
+	s *service
+
+	mu   sync.Mutex
+	at   time.Time
+	last []store.Backlog
+}
+
+const countEvery = 2 * time.Second
+
+func (b *backlogs) count() ([]store.Backlog, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(b.at) < countEvery {
+		return b.last, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	all, err := b.s.store.Backlogs(ctx)
+	if err == nil {
+		b.at, b.last = time.Now(), all
+	}
+	return all, err
+}
 
 var (
 	backlogCount = prometheus.NewDesc("handover_backlog", "What waits at a stage, counted up to 100,000.", []string{"stage"}, nil)
@@ -103,9 +128,7 @@ func (b *backlogs) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (b *backlogs) Collect(ch chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	all, err := b.s.store.Backlogs(ctx)
+	all, err := b.count()
 	if err != nil {
 		b.s.Log.Warn("could not count backlogs", "error", err)
 		return

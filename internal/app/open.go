@@ -24,11 +24,14 @@ func (c Config) masterKey() (key []byte, created bool, err error) {
 	if text == "" {
 		from = path
 		content, err := os.ReadFile(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			key, err = c.createMasterKey(path)
-			return key, true, err
-		case err != nil:
+		if errors.Is(err, fs.ErrNotExist) {
+			if err := c.createMasterKey(path); err != nil {
+				return nil, false, err
+			}
+			created = true
+			content, err = os.ReadFile(path)
+		}
+		if err != nil {
 			return nil, false, fmt.Errorf("read master key: %w", err)
 		}
 		text = string(content)
@@ -37,26 +40,31 @@ func (c Config) masterKey() (key []byte, created bool, err error) {
 	if err != nil || len(key) != 32 {
 		return nil, false, fmt.Errorf("read master key from %s: it must be 32 bytes in base64, as `openssl rand -base64 32` makes them", from)
 	}
-	return key, false, nil
+	return key, created, nil
 }
 
 func (c Config) masterKeyFile() string { return filepath.Join(c.DataDir, "master.key") }
 
-func (c Config) createMasterKey(path string) ([]byte, error) {
+// createMasterKey writes a new key, on the disk and in one piece, before
+// anything is encrypted with it. When another process was quicker, its key
+// stands.
+func (c Config) createMasterKey(path string) error {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("create data directory: %w", err)
+		return fmt.Errorf("create data directory: %w", err)
 	}
-	key := store.NewMasterKey()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(c.DataDir, "master.key-")
 	if err != nil {
-		return nil, fmt.Errorf("write master key: %w", err)
+		return fmt.Errorf("write master key: %w", err)
 	}
-	_, err = f.WriteString(base64.StdEncoding.EncodeToString(key) + "\n")
-	// On the disk before anything is encrypted with it.
+	defer os.Remove(f.Name())
+	_, err = f.WriteString(base64.StdEncoding.EncodeToString(store.NewMasterKey()) + "\n")
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, fmt.Errorf("write master key: %w", err)
+		return fmt.Errorf("write master key: %w", err)
 	}
-	return key, nil
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("write master key: %w", err)
+	}
+	return nil
 }
 
 // openStore waits for a database that is just starting.

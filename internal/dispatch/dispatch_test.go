@@ -546,3 +546,127 @@ func TestRunWaitsForTheDatabase(t *testing.T) {
 		}
 	})
 }
+
+// Being woken all the time does not keep the dispatcher from looking for retries.
+func TestRetriesAreFoundWhileBusy(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		b.app(status(500, 200), 0, 50*time.Millisecond)
+		d := b.publish("a")[0]
+		b.run()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			for ctx.Err() == nil {
+				b.d.Wake("other")
+				select {
+				case <-ctx.Done():
+				case <-time.After(2 * time.Millisecond):
+				}
+			}
+		}()
+		b.await(d.ID, store.Succeeded)
+	})
+}
+
+// What was canceled while it waited in memory is not sent.
+func TestCanceledWhileWaitingIsNotSent(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		b.d.PerEndpoint = 1
+		release := make(chan struct{})
+		a := b.app(func(_ http.ResponseWriter, _ *http.Request, n int) {
+			if n == 1 {
+				<-release
+			}
+		})
+		ds := b.publish("a", "b")
+		b.run()
+		testenv.Eventually(t, 30*time.Second, func() error {
+			if got := b.delivery(ds[1].ID).State; got != store.Sending || len(a.received()) != 1 {
+				return fmt.Errorf("the second is %s after %d requests", got, len(a.received()))
+			}
+			return nil
+		})
+		other := ds[1].ID
+		if a.received()[0] == other {
+			other = ds[0].ID
+		}
+		if _, err := b.store.CancelDelivery(t.Context(), other); err != nil {
+			t.Fatal(err)
+		}
+		b.clock.advance(2 * time.Second) // it waited for longer than is taken on trust
+		close(release)
+		last := b.publish("c")[0]
+		b.d.Wake(a.id)
+		b.await(last.ID, store.Succeeded)
+		if slices.Contains(a.received(), other) {
+			t.Error("it was sent although it had been canceled")
+		}
+	})
+}
+
+func TestConcurrencyOfAnEndpoint(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		var now, most atomic.Int64
+		a := b.app(func(_ http.ResponseWriter, _ *http.Request, _ int) {
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			<-time.After(time.Millisecond) // some work
+			now.Add(-1)
+		})
+		if _, err := b.store.UpdateEndpoint(t.Context(), a.id, func(e *store.Endpoint) error { e.Concurrency = 1; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		people := make([]string, 30)
+		for i := range people {
+			people[i] = fmt.Sprint(i)
+		}
+		ds := b.publish(people...)
+		b.run()
+		for _, d := range ds {
+			b.await(d.ID, store.Succeeded)
+		}
+		if most.Load() != 1 {
+			t.Errorf("%d attempts at once", most.Load())
+		}
+	})
+}
+
+// Large events for one endpoint that hangs leave memory for the others.
+func TestMemoryIsShared(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		b.d.Memory, b.d.PerEndpoint = 1000, 1
+		release := make(chan struct{})
+		hog := b.app(func(http.ResponseWriter, *http.Request, int) { <-release })
+		defer close(release)
+		b.run()
+		n := 0
+		for ; n < 10 && b.d.Reserve(hog.id); n++ {
+			b.d.Send([]store.Claimed{{ID: fmt.Sprint("msg_", n), EndpointID: hog.id, Body: make([]byte, 400)}})
+		}
+		if n == 10 {
+			t.Error("memory has no bound")
+		}
+		if !b.d.Reserve("other") {
+			t.Errorf("one endpoint took all the memory, with %d events", n)
+		}
+	})
+}
+
+// What is marked as ours in the database, and is not in memory, is found.
+func TestLostClaimsAreFound(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		a := b.app(nil)
+		d := b.publish("a")[0]
+		if claimed, err := b.store.Claim(t.Context(), "me", []store.Want{{EndpointID: a.id, N: 1}}); err != nil || len(claimed) != 1 {
+			t.Fatalf("claimed %d, %v", len(claimed), err)
+		}
+		b.run()
+		b.await(d.ID, store.Succeeded)
+	})
+}

@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/internal/ingest"
 	"github.com/handover-dev/handover/internal/store"
@@ -44,8 +46,8 @@ type Handler struct {
 
 	mu       sync.RWMutex
 	sources  map[string]*source
-	reading  sync.Mutex // one source is read at a time, however many requests ask for it
-	forgot   int        // counts Forget, so that what was read before it is not remembered
+	reading  singleflight.Group // by name
+	forgot   int                // counts Forget, so that what was read before it is not remembered
 	initOnce sync.Once
 }
 
@@ -213,10 +215,19 @@ func validName(name string) bool {
 	return true
 }
 
-// readSource reads a source that was not read since a time.
+// readSource reads a source that was not read since a time. Requests that need
+// the same one share the reading; those for another do not wait.
 func (h *Handler) readSource(ctx context.Context, name string, since time.Time) (*source, error) {
-	h.reading.Lock()
-	defer h.reading.Unlock()
+	v, err, _ := h.reading.Do(name, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		return h.readNow(ctx, name, since)
+	})
+	src, _ := v.(*source)
+	return src, err
+}
+
+func (h *Handler) readNow(ctx context.Context, name string, since time.Time) (*source, error) {
 	h.mu.RLock()
 	src, forgot := h.sources[name], h.forgot
 	h.mu.RUnlock()
