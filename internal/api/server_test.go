@@ -660,10 +660,14 @@ func TestBatchesAreAllOrNothing(t *testing.T) {
 		if n := count(); n != 3 {
 			t.Errorf("%d events after refused batches", n)
 		}
-		full := ok(s.PublishEvents(ctx, []byte("["+strings.Repeat(`{"type":"x","object":"X","data":{}},`, 999)+`{"type":"x","object":"X","data":{}}]`), ""))(t)
-		if len(full.Data) != 1000 {
-			t.Errorf("%d of 1000", len(full.Data))
-		}
+		full := []byte("[" + strings.Repeat(`{"type":"x","object":"X","data":{}},`, 999) + `{"type":"x","object":"X","data":{}}]`)
+		testenv.Eventually(t, time.Minute, func() error { // a busy machine may be too slow for it once: 503, send it again
+			res, err := s.PublishEvents(ctx, full, "")
+			if err == nil && len(res.Data) != 1000 {
+				t.Errorf("%d of 1000", len(res.Data))
+			}
+			return err
+		})
 	})
 }
 

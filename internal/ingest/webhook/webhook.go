@@ -218,13 +218,19 @@ func validName(name string) bool {
 // readSource reads a source that was not read since a time. Requests that need
 // the same one share the reading; those for another do not wait.
 func (h *Handler) readSource(ctx context.Context, name string, since time.Time) (*source, error) {
-	v, err, _ := h.reading.Do(name, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		return h.readNow(ctx, name, since)
-	})
-	src, _ := v.(*source)
-	return src, err
+	for again := false; ; again = true {
+		v, err, shared := h.reading.Do(name, func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			return h.readNow(ctx, name, since)
+		})
+		src, _ := v.(*source)
+		// A shared reading may have begun before this request came, and missed what
+		// was changed in between; the next one has not.
+		if !shared || again || src != nil && !src.readAt.Before(since) {
+			return src, err
+		}
+	}
 }
 
 func (h *Handler) readNow(ctx context.Context, name string, since time.Time) (*source, error) {
