@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/handover-dev/handover/internal/groupcommit"
 	"github.com/handover-dev/handover/internal/store"
@@ -40,6 +43,7 @@ type Dispatcher struct {
 	once     sync.Once
 	wake     chan struct{}
 	recorder groupcommit.Group[*record]
+	confirms groupcommit.Group[*confirmation]
 	targets  targets
 
 	mu       sync.Mutex
@@ -94,6 +98,8 @@ func (d *Dispatcher) init() {
 		d.recorder.Commit = d.commit
 		d.recorder.Max = 256
 		d.recorder.Queue = 2048
+		d.confirms.Commit = d.confirm
+		d.confirms.Transient = func(error) bool { return true }
 		d.recorder.Transient = func(err error) bool { return d.Store.Transient(err) }
 		d.work = context.Background()
 	})
@@ -344,13 +350,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	d.work = work
 	d.mu.Unlock()
 	recording, stop := context.WithCancel(context.WithoutCancel(ctx))
-	recorded := make(chan error, 1)
-	go func() { recorded <- d.recorder.Run(recording) }()
+	var groups errgroup.Group
+	groups.Go(func() error { return d.recorder.Run(recording) })
+	groups.Go(func() error { return d.confirms.Run(recording) })
 
 	d.loop(ctx)
 	d.drain(work, abort)
 	stop()
-	return <-recorded
+	return groups.Wait()
 }
 
 func (d *Dispatcher) loop(ctx context.Context) {
@@ -599,6 +606,29 @@ func (d *Dispatcher) drain(work context.Context, abort context.CancelFunc) {
 // ours: what waits for a slow endpoint may be canceled meanwhile, or taken over.
 const fresh = time.Second
 
+// confirmation asks whether a delivery is still ours.
+type confirmation struct {
+	id   string
+	mine bool
+}
+
+func (d *Dispatcher) confirm(ctx context.Context, cs []*confirmation) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	ids := make([]string, len(cs))
+	for i, c := range cs {
+		ids[i] = c.id
+	}
+	mine, err := d.Store.Mine(ctx, d.Owner, ids...)
+	if err != nil {
+		return err
+	}
+	for _, c := range cs {
+		c.mine = slices.Contains(mine, c.id)
+	}
+	return nil
+}
+
 // attempt makes one attempt and sees it recorded.
 func (d *Dispatcher) attempt(w waiting) pace {
 	d.mu.Lock()
@@ -606,12 +636,13 @@ func (d *Dispatcher) attempt(w waiting) pace {
 	d.mu.Unlock()
 	c := w.Claimed
 	if d.now().Sub(w.since) > fresh {
-		switch mine, err := d.Store.Mine(ctx, d.Owner, c.ID); {
+		asked := &confirmation{id: c.ID}
+		switch err := d.confirms.Do(ctx, asked); {
 		case err != nil:
 			d.log().WarnContext(ctx, "could not confirm delivery", "error", err, "delivery", c.ID)
 			d.putBack(ctx, c.ID)
 			return pace{}
-		case len(mine) == 0:
+		case !asked.mine:
 			return pace{}
 		}
 	}

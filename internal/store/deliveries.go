@@ -124,8 +124,9 @@ func (s *Store) unrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (v
 	}
 	rows, err := tx.QueryContext(ctx, `SELECT (SELECT endpoints_version FROM control WHERE id = 1),
   o.event_seq, e.id, e.type, e.organization_id, o.subject, e.recorded_at
-FROM handover_outbox o JOIN handover_events e ON e.seq = o.event_seq
-WHERE o.event_seq `+s.in("$1", "bigint")+` OR (o.subject <> '' AND o.subject `+s.in("$2", "text")+`)
+FROM (SELECT event_seq FROM handover_outbox WHERE event_seq `+s.in("$1", "bigint")+`
+  UNION SELECT event_seq FROM handover_outbox WHERE subject <> '' AND subject `+s.in("$2", "text")+`) due
+JOIN handover_outbox o ON o.event_seq = due.event_seq JOIN handover_events e ON e.seq = o.event_seq
 ORDER BY o.event_seq LIMIT $3`+lock, list(s.dialect, seqs), list(s.dialect, subjects), routeAtOnce)
 	if err != nil {
 		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
@@ -300,7 +301,7 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
   WHERE h.endpoint_id = %[1]s AND h.order_key = %[2]s AND h.state = 2
     AND NOT EXISTS (SELECT 1 FROM deliveries a WHERE a.endpoint_id = %[1]s AND a.order_key = %[2]s AND a.state < 2)
   ORDER BY h.event_seq LIMIT 1`
-	const update = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE id IN (`
+	const update = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE state = 2 AND id IN (`
 	now := s.now().UnixMicro()
 	var released []string
 	add := func(rows *sql.Rows, err error) error {

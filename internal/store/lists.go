@@ -324,7 +324,7 @@ func (s *Store) way(ctx context.Context, f DeliveryFilter) (way, error) {
 		w.base.and(`e.organization_id = ?`, f.OrganizationID)
 	case f.EndpointID != "":
 		used["endpoint"] = true
-		w.base.and(`d.endpoint_id = ?`, f.EndpointID)
+		w.base.and(`d.endpoint_id || '' = ?`, f.EndpointID)
 	}
 	if w.bySeq {
 		// A delivery is created after its event was recorded, but however late.
