@@ -349,7 +349,7 @@ func (s *Store) way(ctx context.Context, f DeliveryFilter) (way, error) {
 	add("events", len(f.EventIDs) > 0, `e.id || '' `+s.in("?", "text"), list(s.dialect, f.EventIDs))
 	add("user", f.UserID != "", `e.user_id || '' = ?`, f.UserID)
 	add("organization", f.OrganizationID != "", `e.organization_id || '' = ?`, f.OrganizationID)
-	add("endpoint", f.EndpointID != "", `d.endpoint_id || '' = ?`, f.EndpointID)
+	add("endpoint", f.EndpointID != "", `d.endpoint_id || '' || '' = ?`, f.EndpointID) // one more than the index has
 	add("state", state >= 0, `d.state + 0 = ?`, int64(state))
 	add("type", f.EventType != "", `e.type = ?`, f.EventType)
 	add("since", !f.Since.IsZero(), `d.created_at >= ?`, f.Since.UnixMicro())
