@@ -1,5 +1,5 @@
 // Package api is the operator API: its server, its client, and what goes over
-// the wire Between them.
+// the wire between them.
 package api
 
 import (
@@ -286,8 +286,7 @@ func unknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 }
 
 // Paging is what every list takes. It is exported, like the others that are
-// embedded in requests, because huma looks into no other. It is exported because huma passes over
-// embedded fields that are not.
+// embedded in requests, because huma passes over embedded fields that are not.
 type Paging struct {
 	Cursor string `query:"cursor" maxLength:"300" doc:"Where the page before ended: its next_cursor."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
