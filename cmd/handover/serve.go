@@ -94,7 +94,7 @@ func (s *serveCommand) run(cmd *cobra.Command) error {
 		redis = "in process"
 	}
 	s.config.APIKey = s.env("HANDOVER_API_KEY")
-	if n := len(s.config.APIKey); n > 0 && n < 20 {
+	if n := len(s.config.APIKey); n > 0 && n < minAPIKey {
 		return hinted{usagef("HANDOVER_API_KEY is shorter than %d characters", minAPIKey), "make one: export HANDOVER_API_KEY=hk_$(openssl rand -hex 32)"}
 	}
 	s.config.MasterKey = s.env("HANDOVER_MASTER_KEY")
