@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/handover-dev/handover/outbox"
@@ -153,54 +155,81 @@ type group struct{ endpointID, orderKey string }
 // insertDeliveries creates deliveries and sets their State. Of one person's at
 // one endpoint only the first may be active; the others are held. In one call
 // they must come in the order of their events.
+//
+// Most are about somebody of whom nothing is under way there: those are simply
+// inserted, and the index of the active ones says which were not so.
 func (s *Store) insertDeliveries(ctx context.Context, tx *sql.Tx, owner string, ds []NewDelivery) error {
 	if len(ds) == 0 {
 		return nil
 	}
-	groups := make([]group, len(ds))
-	for i, d := range ds {
-		groups[i] = group{d.EndpointID, d.OrderKey}
-	}
-	busy, err := s.active(ctx, tx, groups)
-	if err != nil {
-		return err
-	}
-	for i := range ds {
-		switch {
-		case busy[groups[i]]:
-			ds[i].State = Held
-		case ds[i].Claim:
-			ds[i].State = Sending
-		default:
-			ds[i].State = Pending
-		}
-		busy[groups[i]] = true
-	}
 	now := s.now().UnixMicro()
-	inserted, err := s.insertRows(ctx, tx, owner, ds, now)
+	busy := make(map[group]bool, len(ds))
+	first, later := make([]*NewDelivery, 0, len(ds)), []*NewDelivery(nil)
+	for i := range ds {
+		d := &ds[i]
+		if g := (group{d.EndpointID, d.OrderKey}); busy[g] {
+			later = append(later, d)
+		} else {
+			busy[g] = true
+			d.State = Pending
+			if d.Claim {
+				d.State = Sending
+			}
+			first = append(first, d)
+		}
+	}
+	refused, err := s.insertRows(ctx, tx, owner, first, now, "")
 	if err != nil {
 		return fmt.Errorf("insert deliveries: %w", err)
 	}
-	for i := range ds {
-		if !inserted[ds[i].ID] {
-			ds[i].State = existed
+	if len(refused)+len(later) == 0 {
+		return nil
+	}
+	// They were refused because they exist, or because something is under way.
+	rest := append(refused, later...)
+	slices.SortStableFunc(rest, func(a, b *NewDelivery) int { return cmp.Compare(a.EventSeq, b.EventSeq) })
+	groups := make([]group, len(rest))
+	for i, d := range rest {
+		groups[i] = group{d.EndpointID, d.OrderKey}
+	}
+	if busy, err = s.active(ctx, tx, groups); err != nil {
+		return err
+	}
+	for i, d := range rest {
+		switch {
+		case busy[groups[i]]:
+			d.State = Held
+		case d.Claim:
+			d.State = Sending
+		default:
+			d.State = Pending
 		}
+		busy[groups[i]] = true
+	}
+	// Only what exists is passed over now: should another transaction have made one
+	// of that person's active meanwhile, this one fails and is repeated.
+	exist, err := s.insertRows(ctx, tx, owner, rest, now, "(event_seq, endpoint_id)")
+	if err != nil {
+		return fmt.Errorf("insert deliveries: %w", err)
+	}
+	for _, d := range exist {
+		d.State = existed
 	}
 	return nil
 }
 
-func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []NewDelivery, now int64) (map[string]bool, error) {
+// insertRows inserts what does not conflict, on these columns or on any, with a
+// row that is there, and returns the others.
+func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []*NewDelivery, now int64, on string) (refused []*NewDelivery, err error) {
 	const columns = `INSERT INTO deliveries (id, event_seq, endpoint_id, order_key, state, owner, due_at, created_at, updated_at) `
-	const tail = ` ON CONFLICT (event_seq, endpoint_id) DO NOTHING RETURNING id`
-	inserted := make(map[string]bool, len(ds))
-	ownerOf := func(d NewDelivery) string {
+	ownerOf := func(d *NewDelivery) string {
 		if d.State == Sending {
 			return owner
 		}
 		return ""
 	}
 	if !s.postgres() {
-		stmt, err := tx.PrepareContext(ctx, columns+`VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT (event_seq, endpoint_id) DO NOTHING`)
+		stmt, err := tx.PrepareContext(ctx, columns+`VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT `+on+` DO NOTHING`)
 		if err != nil {
 			return nil, err
 		}
@@ -210,11 +239,13 @@ func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []N
 			if err != nil {
 				return nil, err
 			}
-			if n, _ := res.RowsAffected(); n == 1 {
-				inserted[d.ID] = true
+			if n, err := res.RowsAffected(); err != nil {
+				return nil, err
+			} else if n == 0 {
+				refused = append(refused, d)
 			}
 		}
-		return inserted, nil
+		return refused, nil
 	}
 	ids, seqs, endpoints, keys := make([]string, len(ds)), make([]int64, len(ds)), make([]string, len(ds)), make([]string, len(ds))
 	states, owners := make([]int16, len(ds)), make([]string, len(ds))
@@ -222,20 +253,22 @@ func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []N
 		ids[i], seqs[i], endpoints[i], keys[i], states[i], owners[i] = d.ID, d.EventSeq, d.EndpointID, d.OrderKey, int16(d.State), ownerOf(d)
 	}
 	rows, err := tx.QueryContext(ctx, columns+`SELECT *, $7::bigint, $7::bigint, $7::bigint
-FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[])`+tail,
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[]) ON CONFLICT `+on+` DO NOTHING RETURNING id`,
 		ids, seqs, endpoints, keys, states, owners, now)
-	if err != nil {
+	inserted, err := appendStrings(make([]string, 0, len(ds)), rows, err)
+	if err != nil || len(inserted) == len(ds) {
 		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		inserted[id] = true
+	known := make(map[string]bool, len(inserted))
+	for _, id := range inserted {
+		known[id] = true
 	}
-	return inserted, rows.Err()
+	for _, d := range ds {
+		if !known[d.ID] {
+			refused = append(refused, d)
+		}
+	}
+	return refused, nil
 }
 
 // active tells which groups have an active delivery, and keeps those deliveries
@@ -321,9 +354,16 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
 	var err error
 	if s.postgres() {
 		endpoints, keys := groupColumns(groups)
+		// Mostly nothing is held at all, which is found out first.
 		err = add(tx.QueryContext(ctx, update+`SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
-CROSS JOIN LATERAL (`+fmt.Sprintf(next, "g.endpoint_id", "g.order_key")+`) n) RETURNING endpoint_id`, now, endpoints, keys))
+CROSS JOIN LATERAL (`+fmt.Sprintf(next, "g.endpoint_id", "g.order_key")+`) n WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 2)) RETURNING endpoint_id`, now, endpoints, keys))
 	} else {
+		var held bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 2)`).Scan(&held); err != nil {
+			return nil, fmt.Errorf("look for held deliveries: %w", err)
+		} else if !held {
+			return nil, nil
+		}
 		var stmt *sql.Stmt
 		stmt, err = tx.PrepareContext(ctx, update+fmt.Sprintf(next, "$2", "$3")+`) RETURNING endpoint_id`)
 		if err == nil {
