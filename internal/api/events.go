@@ -37,6 +37,15 @@ func (s *Server) defaults() events.Defaults {
 	return events.Defaults{EnvironmentID: s.EnvironmentID, Now: s.Now}
 }
 
+// complete fills in what an event came without; now is its time then.
+func (s *Server) complete(raw []byte, now time.Time) (events.Event, error) {
+	ev, err := events.Complete(raw, events.Defaults{EnvironmentID: s.EnvironmentID, Now: func() time.Time { return now }})
+	if err == nil {
+		err = reserved(ev)
+	}
+	return ev, err
+}
+
 func (s *Server) registerEvents(a huma.API) {
 	const tag = "events"
 	huma.Register(a, route("list-events", http.MethodGet, "/v1/events", tag, "List events", http.StatusOK), s.listEvents)
@@ -117,10 +126,7 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	ev, err := events.Complete(raw, s.defaults())
-	if err == nil {
-		err = reserved(ev)
-	}
+	ev, err := s.complete(raw, s.now())
 	if err != nil {
 		writeError(w, faultOf(err, "body"))
 		return
@@ -148,16 +154,14 @@ func (s *Server) publishBatch(w http.ResponseWriter, r *http.Request) {
 	}
 	evs := make([]events.Event, len(raws))
 	seen := make(map[[2]string]int, len(raws))
+	now := s.now() // one for all, so that copies stay the same
 	for i, raw := range raws {
 		where := fmt.Sprintf("body[%d]", i)
 		if len(raw) > events.MaxSize {
 			writeError(w, refuse(http.StatusRequestEntityTooLarge, "an event is larger than 1 MiB", at(where, "is too large")))
 			return
 		}
-		if evs[i], err = events.Complete(raw, s.defaults()); err == nil {
-			err = reserved(evs[i])
-		}
-		if err != nil {
+		if evs[i], err = s.complete(raw, now); err != nil {
 			writeError(w, faultOf(err, where))
 			return
 		}
@@ -296,13 +300,8 @@ func (s *Server) sameButForTime(ctx context.Context, raws []json.RawMessage, evs
 		if err != nil {
 			return s.answerTo(ctx, err, "event")
 		}
-		if bytes.Equal(stored.Body, ev.Body()) {
-			continue
-		}
-		d := s.defaults()
-		d.Now = func() time.Time { return stored.OccurredAt }
-		again, err := events.Complete(raws[i], d)
-		if err != nil || again.ID != ev.ID || !bytes.Equal(stored.Body, again.Body()) {
+		again, err := s.complete(raws[i], stored.OccurredAt)
+		if err != nil || !bytes.Equal(stored.Body, again.Body()) {
 			where := location
 			if where == "" {
 				where = fmt.Sprintf("body[%d].id", i)

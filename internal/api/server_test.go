@@ -660,6 +660,18 @@ func TestBatchesAreAllOrNothing(t *testing.T) {
 		if n := count(); n != 3 {
 			t.Errorf("%d events after refused batches", n)
 		}
+		// Copies without a time are copies, of each other and of what is recorded.
+		timeless := `{"id":"evt_20","type":"x","object":"X","data":{}}`
+		for _, known := range []bool{false, true} {
+			res := ok(s.PublishEvents(ctx, batch(timeless, removal("evt_1", "usr_1"), timeless), ""))(t)
+			want := []api.Published{{ID: "evt_20", Duplicate: known}, {ID: "evt_1", Duplicate: true}, {ID: "evt_20", Duplicate: true}}
+			if diff := cmp.Diff(want, res.Data); diff != "" {
+				t.Errorf("known before: %t: %s", known, diff)
+			}
+		}
+		other := `{"id":"evt_20","type":"x","object":"X","data":{"n":1}}`
+		s.refused(s.send("POST", "/v1/events/batch", batch(other)), http.StatusConflict, "body[0].id")
+		s.refused(s.send("POST", "/v1/events/batch", batch(timeless, other)), http.StatusConflict, "body[1].id")
 		full := []byte("[" + strings.Repeat(`{"type":"x","object":"X","data":{}},`, 999) + `{"type":"x","object":"X","data":{}}]`)
 		testenv.Eventually(t, time.Minute, func() error { // a busy machine may be too slow for it once: 503, send it again
 			res, err := s.PublishEvents(ctx, full, "")
