@@ -67,7 +67,7 @@ func (l *line) subscribe(ctx context.Context, c Config) error {
 		},
 		OnDead: func(d stream.Dead) {
 			// Its event is still in the outbox and is relayed again; see the log why it failed.
-			c.Log.Error("a message could not be routed and was set aside", "stream", d.Stream, "entry", d.ID, "reason", d.Reason)
+			c.Log.ErrorContext(ctx, "a message could not be routed and was set aside", "stream", d.Stream, "entry", d.ID, "reason", d.Reason)
 		},
 	})
 	if err != nil {

@@ -74,7 +74,7 @@ func (s *service) openStore(ctx context.Context) (*store.Store, error) {
 		return nil, err
 	}
 	var opened *store.Store
-	err = s.patiently(ctx, "the database does not answer", func() error {
+	err = s.patiently(ctx, "database", func() error {
 		var err error
 		opened, err = store.Open(ctx, store.Config{URL: s.DatabaseURL, Dir: s.DataDir, MasterKey: master})
 		switch {
@@ -104,13 +104,13 @@ func permanent(err error) error {
 
 // patiently tries for half a minute: services that start together need not
 // start in order.
-func (c Config) patiently(ctx context.Context, trouble string, try func() error) error {
+func (c Config) patiently(ctx context.Context, server string, try func() error) error {
 	policy := backoff.NewExponentialBackOff(backoff.WithInitialInterval(200*time.Millisecond), backoff.WithMaxInterval(3*time.Second),
 		backoff.WithMaxElapsedTime(30*time.Second))
 	said := false
 	return backoff.RetryNotify(try, backoff.WithContext(policy, ctx), func(err error, _ time.Duration) {
 		if !said {
-			c.Log.WarnContext(ctx, trouble+"; trying for half a minute", "error", err)
+			c.Log.WarnContext(ctx, "waiting for a server, for half a minute", "server", server, "error", err)
 			said = true
 		}
 	})
