@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/handover-dev/handover/internal/ingest"
 	"github.com/handover-dev/handover/internal/store"
@@ -106,19 +107,40 @@ func writeError(w http.ResponseWriter, err error) {
 const maxErrors = 20
 
 // discreet keeps what was sent out of the answers about it: it may be a secret,
-// or long.
+// or long. What huma found wrong is said there as we say it.
 func discreet(_ huma.Context, _ string, v any) (any, error) {
 	e, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
 	}
+	if len(e.Errors) == 0 && e.Detail == "request body is required" {
+		e.Errors = []*huma.ErrorDetail{at("body", "is required")}
+	}
 	if len(e.Errors) > maxErrors {
 		e.Errors = e.Errors[:maxErrors]
 	}
 	for i, d := range e.Errors {
-		e.Errors[i] = at(short(d.Location), short(d.Message))
+		location, message := reworded(d.Location, d.Message)
+		e.Errors[i] = at(short(location), short(message))
 	}
 	return e, nil
+}
+
+const notTime = "has to be an RFC 3339 time such as 2026-06-12T09:30:00Z"
+
+// reworded turns what huma says of a field into our words: a field that is
+// missing is named by its own location, not by that of the object.
+func reworded(location, message string) (_, _ string) {
+	before, after, _ := strings.Cut(validation.MsgExpectedRequiredProperty, "%s")
+	if name, ok := strings.CutPrefix(message, before); ok {
+		if name, ok := strings.CutSuffix(name, after); ok {
+			return location + "." + name, "is required"
+		}
+	}
+	if message == validation.MsgExpectedRFC3339DateTime || strings.HasPrefix(message, "invalid date/time for format ") {
+		return location, notTime
+	}
+	return location, message
 }
 
 func short(s string) string {

@@ -24,7 +24,27 @@ import (
 const (
 	maxBatch      = 1000
 	maxBatchBytes = 16 << 20
+	maxBatches    = 4                // at a time: they are in memory as a whole
+	batchWait     = 15 * time.Second // for its turn
 )
+
+// atMost serves so many requests at a time. The others wait, before anything of
+// their bodies is read.
+func atMost(n int, next http.HandlerFunc) http.HandlerFunc {
+	places := make(chan struct{}, n)
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), batchWait)
+		defer cancel()
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+			next(w, r)
+		case <-ctx.Done():
+			writeError(w, huma.ErrorWithHeaders(refuse(http.StatusServiceUnavailable, "too many batches at a time; send it again"),
+				http.Header{"Retry-After": {retryAfter}}))
+		}
+	}
+}
 
 func eventOf(e store.Event) Event {
 	return Event{
@@ -49,7 +69,7 @@ func (s *Server) complete(raw []byte, now time.Time) (events.Event, error) {
 func (s *Server) registerEvents(a huma.API) {
 	const tag = "events"
 	huma.Register(a, route("list-events", http.MethodGet, "/v1/events", tag, "List events", http.StatusOK), s.listEvents)
-	huma.Register(a, route("get-event", http.MethodGet, "/v1/events/{id}", tag, "Get an event with its body", http.StatusOK, http.StatusNotFound), s.getEvent)
+	huma.Register(a, route("get-event", http.MethodGet, "/v1/events/{id}", tag, "Get an event with its body", http.StatusOK, http.StatusNotFound, http.StatusConflict), s.getEvent)
 
 	// The two that publish are on the hot path and served without reflection, so
 	// they are described by hand.
@@ -109,14 +129,48 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 
 func (s *Server) getEvent(ctx context.Context, in *struct {
 	ByID
-	EnvironmentID string `query:"environment_id" maxLength:"255" doc:"When an id is there in several environments; absent: the one recorded last."`
+	EnvironmentID string `query:"environment_id" maxLength:"255" doc:"When an id is there in several environments; needed only then."`
 },
 ) (*body[Event], error) {
+	if in.EnvironmentID == "" {
+		environments, err := s.environments(ctx, in.ID)
+		if err != nil {
+			return nil, s.answerTo(ctx, err, "event")
+		}
+		if len(environments) > 1 {
+			return nil, refuse(http.StatusConflict, "several environments have this event: "+strings.Join(environments, ", ")+"; say which with ?environment_id=",
+				at("query.environment_id", "is required for this event"))
+		}
+	}
 	e, err := s.Store.Event(ctx, in.ID, in.EnvironmentID)
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "event")
 	}
 	return &body[Event]{eventOf(e)}, nil
+}
+
+// maxEnvironments is how many environments of an event are named.
+const maxEnvironments = 20
+
+// environments gives the environments that have an event of this id.
+func (s *Server) environments(ctx context.Context, eventID string) (ids []string, err error) {
+	rows, err := s.Store.DB().QueryContext(ctx,
+		`SELECT environment_id FROM handover_events WHERE id = $1 ORDER BY environment_id LIMIT $2`, eventID, maxEnvironments)
+	if err != nil {
+		return nil, fmt.Errorf("find environments of event: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("find environments of event: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find environments of event: %w", err)
+	}
+	return ids, nil
 }
 
 // publish records one event.

@@ -94,7 +94,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	described := s.register(mux)
 	mux.HandleFunc("POST /v1/events", s.publish)
-	mux.HandleFunc("POST /v1/events/batch", s.publishBatch)
+	mux.HandleFunc("POST /v1/events/batch", atMost(maxBatches, s.publishBatch))
 	description, err := json.Marshal(described)
 	if err != nil {
 		panic(fmt.Sprintf("describe the API: %v", err)) // the same at every start: a test meets it
@@ -208,8 +208,16 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	return body.Bytes(), nil
 }
 
-// unmarshal is encoding/json's, and refuses NUL, which PostgreSQL cannot store.
+// unmarshal is encoding/json's. Of two readings of a body the first is into an
+// any; that one refuses what the second would not see: keys that are there
+// twice, and NUL, which PostgreSQL cannot store.
 func unmarshal(data []byte, v any) error {
+	tree, first := v.(*any)
+	if first {
+		if err := checkKeys(data); err != nil {
+			return err
+		}
+	}
 	if err := json.Unmarshal(data, v); err != nil {
 		var syntax *json.SyntaxError
 		if errors.As(err, &syntax) {
@@ -217,10 +225,59 @@ func unmarshal(data []byte, v any) error {
 		}
 		return err
 	}
-	if tree, ok := v.(*any); ok && hasNUL(*tree) {
+	if first && hasNUL(*tree) {
 		return errors.New("has a NUL character")
 	}
 	return nil
+}
+
+// checkKeys refuses objects in which a key is there twice: encoding/json takes
+// the last, whatever is in front of us may have looked at the first. It takes
+// keys that differ in case for the same one, so they are. What is not JSON is
+// left to the reading.
+func checkKeys(data []byte) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	type level struct {
+		keys  map[string]bool // nil: an array
+		value bool            // a value comes next, not a key
+	}
+	var open []level
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return nil // the end, or what the reading says better
+		}
+		var in *level
+		if len(open) > 0 {
+			in = &open[len(open)-1]
+		}
+		if key, ok := token.(string); ok && in != nil && in.keys != nil && !in.value {
+			folded := strings.ToLower(strings.ToUpper(key)) // at least as much as encoding/json does
+			if in.keys[folded] {
+				return fmt.Errorf("has the key %q twice in one object", short(key))
+			}
+			in.keys[folded], in.value = true, true
+			continue
+		}
+		switch token {
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+			continue
+		}
+		if in != nil {
+			in.value = false
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{keys: make(map[string]bool)})
+		case json.Delim('['):
+			open = append(open, level{})
+		}
+		if len(open) > events.MaxDepth {
+			return errors.New("is nested too deeply")
+		}
+	}
 }
 
 func hasNUL(v any) bool {

@@ -33,6 +33,7 @@ type service struct {
 	*api.Client
 	t       *testing.T
 	server  *api.Server
+	handler http.Handler
 	store   *store.Store
 	first   string // the API key that was created at the start
 	changes atomic.Int32
@@ -82,7 +83,8 @@ func newService(t *testing.T, c store.Config) *service {
 	if s.first, err = db.EnsureAPIKey(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	web := httptest.NewServer(s.server.Handler())
+	s.handler = s.server.Handler()
+	web := httptest.NewServer(s.handler)
 	s.Client = &api.Client{BaseURL: web.URL, Key: s.first, HTTP: web.Client()}
 	t.Cleanup(func() {
 		web.Close()
@@ -480,7 +482,15 @@ func TestEndpointFaultsAreNamed(t *testing.T) {
 		status             int
 		location           string
 	}{
-		{"POST", "/v1/endpoints", `{"url":"https://a","event_types":["*"]}`, 422, "body"},
+		{"POST", "/v1/endpoints", `{"url":"https://a","event_types":["*"]}`, 422, "body.name"},
+		{"POST", "/v1/endpoints", ``, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":"a","url":"https://a","event_types":["*"],"url":"https://b"}`, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":"a","url":"https://a","event_types":["*"],"URL":"https://b"}`, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":"a","url":"https://a","event_types":["*"],"\u0075rl":"https://b"}`, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":"a","url":"https://a","event_types":[{"x":{"a":["a",{}],"b":"a"},"x":0}]}`, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":` + strings.Repeat(`{"a":[`, 32) + strings.Repeat(`]}`, 32) + `}`, 400, "body"},
+		{"POST", "/v1/endpoints", `{"name":` + strings.Repeat(`{"a":[`, 31) + strings.Repeat(`]}`, 31) + `,"url":"https://a","event_types":["*"]}`, 422, "body.name"},
+		{"POST", "/v1/endpoints", `{"name":"url","url":"https://a","event_types":["x","x"],"organization_ids":["name"]}`, 422, "body.organization_ids[0]"},
 		{"POST", "/v1/endpoints", `{"name":"","url":"https://a","event_types":["*"]}`, 422, "body.name"},
 		{"POST", "/v1/endpoints", `{"name":"  ","url":"https://a","event_types":["*"]}`, 422, "body.name"},
 		{"POST", "/v1/endpoints", `{"name":"` + strings.Repeat("x", 201) + `","url":"https://a","event_types":["*"]}`, 422, "body.name"},
@@ -529,6 +539,17 @@ func TestEndpointFaultsAreNamed(t *testing.T) {
 			body = c.body
 		}
 		s.refused(s.send(c.method, c.path, body), c.status, c.location)
+	}
+	for _, c := range []struct{ method, path, body, want string }{
+		{"POST", "/v1/endpoints", `{"name":"a","event_types":["*"]}`, `{"message":"is required","location":"body.url"}`},
+		{"GET", "/v1/events?since=2h", "", `{"message":"has to be an RFC 3339 time such as 2026-06-12T09:30:00Z","location":"query.since"}`},
+		{"GET", "/v1/deliveries?until=2026-06-12T09:30:00+02:00", "", `{"message":"has to be an RFC 3339 time such as 2026-06-12T09:30:00Z","location":"query.until"}`},
+		{"POST", "/v1/replays", `{"since":"2h"}`, `{"message":"has to be an RFC 3339 time such as 2026-06-12T09:30:00Z","location":"body.since"}`},
+		{"POST", "/v1/api-keys", `{"name":"a","name":"b"}`, `{"message":"has the key \"name\" twice in one object","location":"body"}`},
+	} {
+		if a := s.send(c.method, c.path, c.body); !strings.Contains(a.text, `"errors":[`+c.want+`]`) {
+			t.Errorf("%s %s %s: %s", c.method, c.path, c.body, a.text)
+		}
 	}
 	a := s.send("POST", "/v1/endpoints", `{"name":"a","url":"https://a","event_types":["*"],"secret":"`+secret+strings.Repeat("x", 300)+`"}`)
 	s.refused(a, 422, "body.secret")
@@ -795,6 +816,91 @@ func TestEventLists(t *testing.T) {
 	})
 }
 
+func TestAnEventOfSeveralEnvironments(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, s *service) {
+		ctx := t.Context()
+		for _, environment := range []string{"env_2", "env_1"} {
+			s.publish(`{"id":"evt_1","environment_id":"` + environment + `","type":"x","object":"X","data":{}}`)
+		}
+		a := s.send("GET", "/v1/events/evt_1", nil)
+		s.refused(a, http.StatusConflict, "query.environment_id")
+		if detail := a.json(t, "detail"); detail != "several environments have this event: env_1, env_2; say which with ?environment_id=" {
+			t.Error(detail)
+		}
+		for _, environment := range []string{"env_1", "env_2"} {
+			if e := ok(s.Event(ctx, "evt_1", environment))(t); e.EnvironmentID != environment {
+				t.Errorf("%s was asked for, %s came", environment, e.EnvironmentID)
+			}
+		}
+		_, err := s.Event(ctx, "evt_1", "env_3")
+		refusal(t, err, http.StatusNotFound, "path.id")
+	})
+}
+
+// waitingRecorder holds every call until it is let go.
+type waitingRecorder struct {
+	api.Recorder
+	in   chan struct{}
+	goOn chan struct{}
+}
+
+func (w waitingRecorder) Record(ctx context.Context, req ingest.Request) (ingest.Result, error) {
+	w.in <- struct{}{}
+	<-w.goOn
+	return w.Recorder.Record(ctx, req)
+}
+
+func TestFourBatchesAtATime(t *testing.T) {
+	t.Parallel()
+	s := sqlite(t)
+	const most, more = 4, 3
+	waiting := waitingRecorder{s.server.Recorder, make(chan struct{}, most+more), make(chan struct{})}
+	letGo := sync.OnceFunc(func() { close(waiting.goOn) })
+	defer letGo()
+	now := time.Now()
+	s.server.Recorder, s.server.Now = waiting, func() time.Time { return now } // the key stays known
+	const batch = `[{"type":"x","object":"X","data":{}}]`
+	var sent sync.WaitGroup
+	for range most + more {
+		sent.Go(func() {
+			if _, err := s.PublishEvents(t.Context(), []byte(batch), ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range most {
+		select {
+		case <-waiting.in:
+		case <-time.After(10 * time.Second):
+			t.Fatal("fewer are served at a time")
+		}
+	}
+	// There is no place for another one; who gives up waiting is told.
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	asked := httptest.NewRequestWithContext(gone, http.MethodPost, "/v1/events/batch", unread{t})
+	asked.Header.Set("Authorization", "Bearer "+s.first)
+	answer := httptest.NewRecorder()
+	s.handler.ServeHTTP(answer, asked)
+	if answer.Code != http.StatusServiceUnavailable || answer.Header().Get("Retry-After") == "" || !strings.Contains(answer.Body.String(), "too many batches") {
+		t.Errorf("%d %s", answer.Code, answer.Body)
+	}
+	letGo()
+	sent.Wait()
+	if n := len(waiting.in); n != more {
+		t.Errorf("%d of %d that waited were recorded", n, more)
+	}
+}
+
+// unread is a body that must not be read.
+type unread struct{ t *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.t.Error("the body is read before its turn")
+	return 0, io.EOF
+}
+
 func TestDeliveries(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, s *service) {
@@ -984,7 +1090,7 @@ func TestSources(t *testing.T) {
 		refusal(t, err, http.StatusNotFound, "path.id")
 		for body, location := range map[string]string{
 			`{"name":"A","environment_id":"env_1"}`: "body.name", `{"name":"a/b","environment_id":"env_1"}`: "body.name", `{"name":"a","environment_id":"1"}`: "body.environment_id",
-			`{"name":"a"}`: "body", `{"name":"a","environment_id":"env_1","kind":"okta"}`: "body.kind", `{"name":"a","environment_id":"env_1","secret":"x"}`: "body.secret",
+			`{"name":"a"}`: "body.environment_id", `{"name":"a","environment_id":"env_1","kind":"okta"}`: "body.kind", `{"name":"a","environment_id":"env_1","secret":"x"}`: "body.secret",
 			`{"name":"a","environment_id":"env_1","secrets":["` + given + `","x"]}`: "body.secrets[1]", `{"name":"` + strings.Repeat("a", 64) + `","environment_id":"env_1"}`: "body.name",
 		} {
 			s.refused(s.send("POST", "/v1/sources", body), 422, location)
