@@ -24,7 +24,7 @@ wants, and a secret that signs what it gets.`,
   handover endpoints test ep_…`,
 	},
 		c.endpointsCreate(), c.endpointsList(), c.endpointsGet(), c.endpointsUpdate(),
-		c.endpointsDisable(), c.endpointsEnable(), c.endpointsRotate(), c.endpointsDelete(), c.endpointsTest())
+		c.endpointsDisable(), c.endpointsEnable(), c.endpointsPause(), c.endpointsResume(), c.endpointsRotate(), c.endpointsDelete(), c.endpointsTest())
 }
 
 // endpointFlags are those that create and update share.
@@ -248,6 +248,39 @@ What was canceled, by: handover replay --endpoint ep_… --state canceled`,
 	return cmd
 }
 
+func (c *cli) endpointsPause() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pause ID",
+		Short: "Make an endpoint's deliveries wait",
+		Long: `Make an endpoint's deliveries wait, for example while its app is being upgraded.
+None is canceled and none loses an attempt; events go on being recorded for it.`,
+		Example: "  handover endpoints pause ep_…",
+		Args:    args("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := c.client().PauseEndpoint(cmd.Context(), args[0])
+			return c.changed(err, e, e.ID+" is paused")
+		},
+	}
+	c.clientFlags(cmd)
+	return cmd
+}
+
+func (c *cli) endpointsResume() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "resume ID",
+		Short:   "Send what waits for a paused endpoint",
+		Long:    "Send what waits for a paused endpoint, and what comes.",
+		Example: "  handover endpoints resume ep_…",
+		Args:    args("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			e, err := c.client().ResumeEndpoint(cmd.Context(), args[0])
+			return c.changed(err, e, e.ID+" is "+e.State)
+		},
+	}
+	c.clientFlags(cmd)
+	return cmd
+}
+
 func (c *cli) endpointsRotate() *cobra.Command {
 	var r rotation
 	cmd := &cobra.Command{
@@ -394,6 +427,9 @@ func (c *cli) printEndpoint(e api.Endpoint) error {
 		state += ": " + clean(e.DisabledReason)
 	}
 	t := table{}
+	if e.Paused {
+		state += ", paused"
+	}
 	t.add("id", s.strong(e.ID))
 	t.add("name", clean(e.Name))
 	t.add("url", clean(e.URL))

@@ -285,6 +285,16 @@ func (c *Client) EnableEndpoint(ctx context.Context, id string) (Endpoint, error
 	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "enable"), nil)
 }
 
+// PauseEndpoint makes an endpoint's deliveries wait.
+func (c *Client) PauseEndpoint(ctx context.Context, id string) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "pause"), nil)
+}
+
+// ResumeEndpoint sends what waits for an endpoint.
+func (c *Client) ResumeEndpoint(ctx context.Context, id string) (Endpoint, error) {
+	return send[Endpoint](ctx, c, http.MethodPost, under("endpoints", id, "resume"), nil)
+}
+
 // RotateEndpoint gives an endpoint another secret, which the answer holds this
 // once; requests carry signatures of both until the overlap is over.
 func (c *Client) RotateEndpoint(ctx context.Context, id string, r Rotation) (Endpoint, error) {

@@ -20,7 +20,7 @@ import (
 func endpointOf(e store.Endpoint) Endpoint {
 	out := Endpoint{
 		ID: e.ID, Name: e.Name, URL: e.URL, EventTypes: e.EventTypes, OrganizationIDs: e.OrganizationIDs, State: e.State,
-		DisabledReason: e.DisabledReason, TimeoutSeconds: e.Timeout.Seconds(), Concurrency: e.Concurrency,
+		DisabledReason: e.DisabledReason, Paused: e.Paused, TimeoutSeconds: e.Timeout.Seconds(), Concurrency: e.Concurrency,
 		Keys: make([]EndpointKey, len(e.Keys)), CreatedAt: e.CreatedAt.UTC(), UpdatedAt: e.UpdatedAt.UTC(),
 	}
 	for _, d := range e.Schedule {
@@ -49,6 +49,8 @@ func (s *Server) registerEndpoints(a huma.API) {
 	huma.Register(a, route("delete-endpoint", http.MethodDelete, one, tag, "Delete an endpoint and cancel its open deliveries", http.StatusNoContent, http.StatusNotFound), s.deleteEndpoint)
 	huma.Register(a, route("disable-endpoint", http.MethodPost, one+"/disable", tag, "Disable an endpoint and cancel its open deliveries", http.StatusOK, http.StatusNotFound), s.disableEndpoint)
 	huma.Register(a, route("enable-endpoint", http.MethodPost, one+"/enable", tag, "Enable an endpoint", http.StatusOK, http.StatusNotFound), s.enableEndpoint)
+	huma.Register(a, route("pause-endpoint", http.MethodPost, one+"/pause", tag, "Make an endpoint's deliveries wait", http.StatusOK, http.StatusNotFound), s.pauseEndpoint)
+	huma.Register(a, route("resume-endpoint", http.MethodPost, one+"/resume", tag, "Send what waits for an endpoint", http.StatusOK, http.StatusNotFound), s.resumeEndpoint)
 	huma.Register(a, route("rotate-endpoint-key", http.MethodPost, one+"/rotate", tag, "Sign with a new key", http.StatusOK, http.StatusNotFound, http.StatusConflict), s.rotateEndpointKey)
 	huma.Register(a, route("test-endpoint", http.MethodPost, one+"/test", tag, "Send a test event to this endpoint alone", http.StatusAccepted, http.StatusNotFound, http.StatusConflict), s.testEndpoint)
 }
@@ -232,6 +234,22 @@ func (s *Server) disableEndpoint(ctx context.Context, in *ByID) (*body[Endpoint]
 
 func (s *Server) enableEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
 	if err := s.Store.EnableEndpoint(ctx, in.ID); err != nil {
+		return nil, s.answerTo(ctx, err, "endpoint")
+	}
+	s.endpointsChanged()
+	return s.getEndpoint(ctx, in)
+}
+
+func (s *Server) pauseEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
+	return s.setPaused(ctx, in, true)
+}
+
+func (s *Server) resumeEndpoint(ctx context.Context, in *ByID) (*body[Endpoint], error) {
+	return s.setPaused(ctx, in, false)
+}
+
+func (s *Server) setPaused(ctx context.Context, in *ByID, paused bool) (*body[Endpoint], error) {
+	if err := s.Store.PauseEndpoint(ctx, in.ID, paused); err != nil {
 		return nil, s.answerTo(ctx, err, "endpoint")
 	}
 	s.endpointsChanged()

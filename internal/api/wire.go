@@ -14,6 +14,8 @@ import (
 //	DELETE /v1/endpoints/{id}          → 204
 //	POST   /v1/endpoints/{id}/disable  → Endpoint          open deliveries are canceled
 //	POST   /v1/endpoints/{id}/enable   → Endpoint
+//	POST   /v1/endpoints/{id}/pause    → Endpoint          deliveries wait
+//	POST   /v1/endpoints/{id}/resume   → Endpoint
 //	POST   /v1/endpoints/{id}/rotate   → Endpoint          Rotation or nothing; Secret set this once
 //	POST   /v1/endpoints/{id}/test     → 202 Delivery      of an event handover.test
 //
@@ -67,6 +69,7 @@ type Endpoint struct {
 	OrganizationIDs []string      `json:"organization_ids" nullable:"false" doc:"Whose events it gets; empty: all organizations'."`
 	State           string        `json:"state" enum:"enabled,disabled,deleted"`
 	DisabledReason  string        `json:"disabled_reason,omitempty"`
+	Paused          bool          `json:"paused,omitempty" doc:"Its deliveries wait."`
 	RetrySchedule   []float64     `json:"retry_schedule,omitempty" nullable:"false" doc:"Seconds before each attempt; absent: the default."`
 	TimeoutSeconds  float64       `json:"timeout_seconds,omitempty" doc:"Of one attempt; absent: the default."`
 	Concurrency     int           `json:"concurrency,omitempty" doc:"Attempts at a time; absent: the default."`

@@ -128,7 +128,7 @@ func TestEachCombination(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := p.cmd.Wait(); err != nil {
-				t.Errorf("SIGTERM: %v, want exit 0\n%s", err, p.log)
+				t.Errorf("SIGTERM: %v, want exit 0\n%s", err, p.log.tail(4000))
 			}
 			p.cmd = nil
 		})

@@ -53,7 +53,26 @@ type process struct {
 	addr string
 	args []string
 	cmd  *exec.Cmd
-	log  *bytes.Buffer
+	log  *transcript
+}
+
+// transcript is what a process says, read while it is still speaking.
+type transcript struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.Write(b)
+}
+
+// tail returns the last n bytes.
+func (t *transcript) tail(n int) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Clone(t.buf.Bytes()[max(0, t.buf.Len()-n):])
 }
 
 func newProcess(t *testing.T, args ...string) *process {
@@ -65,8 +84,8 @@ func newProcess(t *testing.T, args ...string) *process {
 			_ = p.cmd.Process.Kill()
 			_ = p.cmd.Wait()
 		}
-		if t.Failed() {
-			t.Logf("the last process said:\n%s", tail(p.log.Bytes(), 4000))
+		if t.Failed() && p.log != nil {
+			t.Logf("the last process said:\n%s", p.log.tail(4000))
 		}
 	})
 	return p
@@ -86,8 +105,6 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
-
 func (p *process) start() {
 	p.t.Helper()
 	path, err := binary()
@@ -95,7 +112,7 @@ func (p *process) start() {
 		p.t.Fatal(err)
 	}
 	p.cmd = exec.Command(path, p.args...) //nolint:noctx // it is ended by a signal
-	p.log = &bytes.Buffer{}
+	p.log = &transcript{}
 	p.cmd.Stdout, p.cmd.Stderr = io.Discard, p.log
 	p.cmd.Env = append(os.Environ(), "HANDOVER_API_KEY="+testAPIKey)
 	if err := p.cmd.Start(); err != nil {
@@ -104,7 +121,7 @@ func (p *process) start() {
 	testenv.Eventually(p.t, 30*time.Second, func() error {
 		resp, err := http.Get("http://" + p.addr + "/readyz") //nolint:noctx // polled
 		if err != nil {
-			return fmt.Errorf("%w\n%s", err, tail(p.log.Bytes(), 2000))
+			return fmt.Errorf("%w\n%s", err, p.log.tail(2000))
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {

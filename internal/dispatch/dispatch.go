@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,6 +46,7 @@ type Dispatcher struct {
 	recorder groupcommit.Group[*record]
 	confirms groupcommit.Group[*confirmation]
 	targets  targets
+	changed  atomic.Bool // endpoints did
 
 	mu       sync.Mutex
 	lanes    map[string]*lane
@@ -156,7 +158,7 @@ func (d *Dispatcher) Reserve(endpointID string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.lane(endpointID)
-	if l.backlog || d.room(l) == 0 || d.now().Before(l.resumeAt) {
+	if l.backlog || d.room(l) == 0 || d.now().Before(l.resumeAt) || d.paused(l) {
 		return false
 	}
 	l.reserved++
@@ -274,6 +276,12 @@ func (d *Dispatcher) limit(l *lane) int {
 	return max(1, min(full, d.concurrency()-d.sending))
 }
 
+// paused tells whether an operator made a lane wait.
+func (d *Dispatcher) paused(l *lane) bool {
+	t := d.targets.get(l.endpointID)
+	return t != nil && t.Paused
+}
+
 // full is how many attempts a lane may have when its endpoint keeps up.
 func (d *Dispatcher) full(l *lane) int {
 	if t := d.targets.get(l.endpointID); t != nil && t.Concurrency > 0 {
@@ -368,7 +376,7 @@ func (d *Dispatcher) loop(ctx context.Context) {
 	var wait time.Duration
 	for {
 		var err error
-		if now := time.Now(); !now.Before(lookAt) {
+		if now := time.Now(); !now.Before(lookAt) || d.changed.Swap(false) {
 			var next time.Duration
 			next, err = d.look(ctx)
 			lookAt = now.Add(next)
@@ -483,7 +491,7 @@ func (d *Dispatcher) claim(ctx context.Context) (more bool, err error) {
 			more = true
 			break
 		}
-		if !l.backlog || now.Before(l.resumeAt) || l.waiting.len() > d.full(l) {
+		if !l.backlog || now.Before(l.resumeAt) || d.paused(l) || l.waiting.len() > d.full(l) {
 			continue
 		}
 		if n := min(d.room(l), left, 2*d.perEndpoint()); n > 0 {
@@ -518,8 +526,8 @@ func (d *Dispatcher) claim(ctx context.Context) (more bool, err error) {
 	return more || len(claimed) == batch, err
 }
 
-// putBackPaused returns what waits for endpoints that asked for a pause to the
-// database, so that it does not occupy memory meanwhile.
+// putBackPaused returns what waits for endpoints that are paused, or asked for a
+// pause, to the database, so that it does not occupy memory meanwhile.
 func (d *Dispatcher) putBackPaused(ctx context.Context) error {
 	now := d.now()
 	type pause struct {
@@ -529,7 +537,11 @@ func (d *Dispatcher) putBackPaused(ctx context.Context) error {
 	var pauses []pause
 	d.mu.Lock()
 	for _, l := range d.lanes {
-		if l.waiting.len() > 0 && l.resumeAt.After(now.Add(time.Second)) {
+		switch {
+		case l.waiting.len() == 0:
+		case d.paused(l):
+			pauses = append(pauses, pause{d.empty(l), now})
+		case l.resumeAt.After(now.Add(time.Second)):
 			pauses = append(pauses, pause{d.empty(l), l.resumeAt})
 		}
 	}
@@ -654,6 +666,10 @@ func (d *Dispatcher) attempt(w waiting) pace {
 	}
 	if t == nil {
 		d.cancel(ctx, c)
+		return pace{}
+	}
+	if t.Paused {
+		d.putBack(ctx, c.ID)
 		return pace{}
 	}
 	started := d.now()
@@ -826,6 +842,7 @@ func (d *Dispatcher) Urge(endpointIDs ...string) {
 func (d *Dispatcher) EndpointsChanged() {
 	d.init()
 	d.targets.forget()
+	d.changed.Store(true)
 	d.poke()
 }
 

@@ -670,3 +670,43 @@ func TestLostClaimsAreFound(t *testing.T) {
 		b.await(d.ID, store.Succeeded)
 	})
 }
+
+// A paused endpoint's deliveries wait, lose no attempt, and go on when it is
+// resumed.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	eachStore(t, func(t *testing.T, b *bench) {
+		a := b.app(nil)
+		pause := func(paused bool) {
+			t.Helper()
+			if err := b.store.PauseEndpoint(t.Context(), a.id, paused); err != nil {
+				t.Fatal(err)
+			}
+			b.d.EndpointsChanged()
+		}
+		b.run()
+		first := b.publish("a")[0]
+		b.d.Wake(a.id)
+		b.await(first.ID, store.Succeeded)
+		pause(true)
+		testenv.Eventually(t, 30*time.Second, func() error {
+			if b.d.Reserve(a.id) {
+				b.d.Release(a.id)
+				return errors.New("it takes deliveries")
+			}
+			return nil
+		})
+		waiting := b.publish("b")[0]
+		b.d.Wake(a.id)
+		other := b.app(nil) // while this one is served
+		last := b.publish("c")
+		b.d.Wake(a.id, other.id)
+		b.await(last[1].ID, store.Succeeded)
+		if got := b.delivery(waiting.ID); got.State != store.Pending || got.Attempts != 0 {
+			t.Errorf("%s after %d attempts, want pending after none", got.State, got.Attempts)
+		}
+		pause(false)
+		b.await(waiting.ID, store.Succeeded)
+		b.await(last[0].ID, store.Succeeded)
+	})
+}

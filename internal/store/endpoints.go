@@ -21,12 +21,12 @@ const (
 	CauseOperator         = "operator"
 )
 
-const endpointColumns = `id, name, url, event_types, organization_ids, state, disabled_reason, schedule, timeout_ms, concurrency, created_at, updated_at`
+const endpointColumns = `id, name, url, event_types, organization_ids, state, disabled_reason, paused, schedule, timeout_ms, concurrency, created_at, updated_at`
 
 func scanEndpoint(e *Endpoint, scan func(...any) error) error {
 	var types, organizations, schedule string
 	var timeout, created, updated int64
-	if err := scan(&e.ID, &e.Name, &e.URL, &types, &organizations, &e.State, &e.DisabledReason, &schedule, &timeout, &e.Concurrency, &created, &updated); err != nil {
+	if err := scan(&e.ID, &e.Name, &e.URL, &types, &organizations, &e.State, &e.DisabledReason, &e.Paused, &schedule, &timeout, &e.Concurrency, &created, &updated); err != nil {
 		return err
 	}
 	if err := json.Unmarshal([]byte(types), &e.EventTypes); err != nil {
@@ -75,7 +75,7 @@ func (s *Store) CreateEndpoint(ctx context.Context, e Endpoint, key signing.Key)
 	now := s.now().Truncate(time.Microsecond)
 	e.ID, e.State, e.CreatedAt, e.UpdatedAt = s.NewID("ep_"), EndpointEnabled, now, now
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO endpoints (`+endpointColumns+`) VALUES ($1, $2, $3, $4, $5, $6, '', $7, $8, $9, $10, $10)`,
+		if _, err := tx.ExecContext(ctx, `INSERT INTO endpoints (`+endpointColumns+`) VALUES ($1, $2, $3, $4, $5, $6, '', false, $7, $8, $9, $10, $10)`,
 			e.ID, e.Name, e.URL, jsonList(e.EventTypes), jsonList(e.OrganizationIDs), e.State, scheduleText(e.Schedule),
 			e.Timeout.Milliseconds(), e.Concurrency, now.UnixMicro()); err != nil {
 			return err
@@ -251,6 +251,22 @@ func (s *Store) UpdateEndpoint(ctx context.Context, id string, change func(*Endp
 // EnableEndpoint makes an endpoint receive again what is recorded from now on.
 func (s *Store) EnableEndpoint(ctx context.Context, id string) error {
 	return s.setEndpointState(ctx, id, EndpointEnabled, "", "")
+}
+
+// PauseEndpoint makes an endpoint's deliveries wait, or go on. None is canceled
+// and none loses an attempt.
+func (s *Store) PauseEndpoint(ctx context.Context, id string, paused bool) error {
+	err := s.Tx(ctx, func(tx *sql.Tx) error {
+		if err := changed(tx.ExecContext(ctx, `UPDATE endpoints SET paused = $1, updated_at = $2 WHERE id = $3 AND state <> 'deleted'`,
+			paused, s.now().UnixMicro(), id)); err != nil {
+			return err
+		}
+		return bumpEndpoints(ctx, tx)
+	})
+	if err != nil {
+		return fmt.Errorf("pause endpoint: %w", err)
+	}
+	return nil
 }
 
 // DisableEndpoint stops an endpoint and cancels its open deliveries. One that is

@@ -23,6 +23,7 @@ type Endpoint struct {
 	OrganizationIDs []string // empty for all
 	State           string
 	DisabledReason  string
+	Paused          bool            // its deliveries wait
 	Schedule        []time.Duration // before each attempt; nil for the default
 	Timeout         time.Duration   // 0 for the default
 	Concurrency     int             // 0 for the default

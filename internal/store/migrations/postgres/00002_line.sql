@@ -20,6 +20,7 @@ CREATE TABLE endpoints (
   organization_ids text     NOT NULL, -- JSON array, empty: all
   state            text     NOT NULL CHECK (state IN ('enabled', 'disabled', 'deleted')),
   disabled_reason  text     NOT NULL DEFAULT '',
+  paused           boolean  NOT NULL DEFAULT false, -- deliveries wait
   schedule         text     NOT NULL DEFAULT '', -- JSON array of seconds, empty: the default
   timeout_ms       integer  NOT NULL DEFAULT 0,
   concurrency      integer  NOT NULL DEFAULT 0,
