@@ -279,7 +279,7 @@ var routes = []string{
 	"GET /v1/events/{id}", "GET /v1/replays", "GET /v1/replays/{id}", "GET /v1/sources", "GET /v1/sources/{id}",
 	"PATCH /v1/endpoints/{id}", "PATCH /v1/sources/{id}",
 	"POST /v1/api-keys", "POST /v1/deliveries/{id}/cancel", "POST /v1/deliveries/{id}/retry", "POST /v1/endpoints",
-	"POST /v1/endpoints/{id}/disable", "POST /v1/endpoints/{id}/enable", "POST /v1/endpoints/{id}/rotate", "POST /v1/endpoints/{id}/test",
+	"POST /v1/endpoints/{id}/disable", "POST /v1/endpoints/{id}/enable", "POST /v1/endpoints/{id}/pause", "POST /v1/endpoints/{id}/resume", "POST /v1/endpoints/{id}/rotate", "POST /v1/endpoints/{id}/test",
 	"POST /v1/events", "POST /v1/events/batch", "POST /v1/replays", "POST /v1/replays/{id}/cancel", "POST /v1/sources", "POST /v1/sources/{id}/rotate",
 }
 

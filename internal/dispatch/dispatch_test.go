@@ -161,7 +161,7 @@ func (b *bench) publish(people ...string) []store.NewDelivery {
 	}
 	var arrivals []store.Arrival
 	for i, r := range a.Records {
-		arrivals = append(arrivals, store.Arrival{Seq: r.Seq, Subject: a.Events[i].Subject()})
+		arrivals = append(arrivals, store.Arrival{Seq: r.Seq, Subject: a.Events[i].Subject(), Type: a.Events[i].Type, OrganizationID: a.Events[i].OrganizationID})
 	}
 	made, _, err := b.store.Route(b.t.Context(), "me", arrivals, func(_ int64, evs []store.Unrouted) (store.Plan, error) {
 		var out []store.NewDelivery

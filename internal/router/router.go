@@ -60,7 +60,6 @@ const deliveriesAtOnce = 4096
 type arrival struct {
 	store.Arrival
 	eventID    string
-	eventType  string
 	recordedAt time.Time
 	body       []byte
 }
@@ -120,8 +119,11 @@ func read(msg *message.Message) (*arrival, error) {
 		return nil, fmt.Errorf("read message %s: its %s is not a number", msg.UUID, outbox.MetadataRecordedAt)
 	}
 	return &arrival{
-		Arrival: store.Arrival{Seq: seq, Subject: msg.Metadata.Get(outbox.MetadataSubject)},
-		eventID: msg.UUID, eventType: msg.Metadata.Get(outbox.MetadataType),
+		Arrival: store.Arrival{
+			Seq: seq, Subject: msg.Metadata.Get(outbox.MetadataSubject), Type: msg.Metadata.Get(outbox.MetadataType),
+			OrganizationID: msg.Metadata.Get(outbox.MetadataOrganization),
+		},
+		eventID:    msg.UUID,
 		recordedAt: time.UnixMicro(at), body: msg.Payload,
 	}, nil
 }
@@ -181,7 +183,7 @@ func (r *Router) commit(ctx context.Context, as []*arrival) error {
 		case store.Sending:
 			a := bySeq[d.EventSeq]
 			send = append(send, store.Claimed{
-				ID: d.ID, EventSeq: d.EventSeq, EventID: a.eventID, EventType: a.eventType,
+				ID: d.ID, EventSeq: d.EventSeq, EventID: a.eventID, EventType: a.Type,
 				EndpointID: d.EndpointID, OrderKey: d.OrderKey, RecordedAt: a.recordedAt, Body: a.body,
 			})
 			deliveries++

@@ -8,24 +8,18 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/handover-dev/handover/outbox"
 )
 
-// An Arrival is an event that came off the stream.
-type Arrival struct {
-	Seq     int64
-	Subject string
-}
+// An Arrival is an event that came off the stream, with what the message says
+// of it.
+type Arrival = Unrouted
 
 // An Unrouted event is one whose deliveries are about to be created.
 type Unrouted struct {
 	Seq            int64
-	ID             string
 	Type           string
 	OrganizationID string
 	Subject        string
-	RecordedAt     time.Time
 }
 
 // A NewDelivery is a delivery that the router wants to exist.
@@ -66,7 +60,7 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 ) (made []NewDelivery, left bool, err error) {
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
 		made, left = nil, false
-		version, evs, err := s.unrouted(ctx, tx, arrivals)
+		version, evs, err := s.takeUnrouted(ctx, tx, arrivals)
 		if err != nil || len(evs) == 0 {
 			return err
 		}
@@ -78,27 +72,7 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 		if err := s.insertDeliveries(ctx, tx, owner, made); err != nil {
 			return err
 		}
-		seqs := make([]int64, p.Events)
-		routed := make(map[int64]bool, p.Events)
-		for i, ev := range evs[:p.Events] {
-			seqs[i] = ev.Seq
-			routed[ev.Seq] = true
-		}
-		if err := outbox.Routed(ctx, tx, s.name, seqs...); err != nil {
-			return err
-		}
-		if len(evs) < routeAtOnce && p.Events == len(evs) {
-			return nil
-		}
-		var rest []int64
-		for _, a := range arrivals {
-			if !routed[a.Seq] {
-				rest = append(rest, a.Seq)
-			}
-		}
-		left = true
-		_, err = tx.ExecContext(ctx, `UPDATE handover_outbox SET state = 0, owner = '', due_at = $1 WHERE event_seq `+s.in("$2", "bigint"),
-			s.now().UnixMicro(), list(s.dialect, rest))
+		left, err = s.leave(ctx, tx, arrivals, evs, p.Events)
 		return err
 	})
 	if err != nil {
@@ -111,42 +85,99 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 // long, and all of it would come along.
 const routeAtOnce = 1024
 
-func (s *Store) unrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (version int64, evs []Unrouted, err error) {
+// takeUnrouted takes the arrivals, and what else the outbox has about the same
+// people, out of the outbox: the first of them, if there are many.
+func (s *Store) takeUnrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival) (version int64, evs []Unrouted, err error) {
+	bySeq := make(map[int64]Arrival, len(arrivals))
 	seqs := make([]int64, 0, len(arrivals))
-	var subjects []string
+	subjects := make([]string, 0, len(arrivals))
 	for _, a := range arrivals {
+		bySeq[a.Seq] = a
 		seqs = append(seqs, a.Seq)
 		if a.Subject != "" {
 			subjects = append(subjects, a.Subject)
 		}
 	}
-	lock := ""
-	if s.postgres() {
-		lock = " FOR UPDATE OF o"
-	}
-	rows, err := tx.QueryContext(ctx, `SELECT (SELECT endpoints_version FROM control WHERE id = 1),
-  o.event_seq, e.id, e.type, e.organization_id, o.subject, e.recorded_at
-FROM (SELECT event_seq FROM handover_outbox WHERE event_seq `+s.in("$1", "bigint")+`
-  UNION SELECT event_seq FROM handover_outbox WHERE subject <> '' AND subject `+s.in("$2", "text")+`) due
-JOIN handover_outbox o ON o.event_seq = due.event_seq JOIN handover_events e ON e.seq = o.event_seq
-ORDER BY o.event_seq LIMIT $3`+lock, list(s.dialect, seqs), list(s.dialect, subjects), routeAtOnce)
+	rows, err := tx.QueryContext(ctx, `DELETE FROM handover_outbox WHERE event_seq IN (
+  SELECT o.event_seq FROM (SELECT event_seq FROM handover_outbox WHERE event_seq `+s.in("$1", "bigint")+`
+    UNION SELECT event_seq FROM handover_outbox WHERE subject <> '' AND subject `+s.in("$2", "text")+`) due
+  JOIN handover_outbox o ON o.event_seq = due.event_seq ORDER BY o.event_seq LIMIT $3`+s.forUpdate("UPDATE OF o")+`)
+RETURNING event_seq, subject, (SELECT endpoints_version FROM control WHERE id = 1)`, list(s.dialect, seqs), list(s.dialect, subjects), routeAtOnce)
 	if err != nil {
-		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
+		return 0, nil, fmt.Errorf("take events from the outbox: %w", err)
 	}
 	defer rows.Close()
+	var along []int64
 	for rows.Next() {
 		var ev Unrouted
-		var at int64
-		if err := rows.Scan(&version, &ev.Seq, &ev.ID, &ev.Type, &ev.OrganizationID, &ev.Subject, &at); err != nil {
-			return 0, nil, fmt.Errorf("read unrouted event: %w", err)
+		if err := rows.Scan(&ev.Seq, &ev.Subject, &version); err != nil {
+			return 0, nil, fmt.Errorf("take events from the outbox: %w", err)
 		}
-		ev.RecordedAt = time.UnixMicro(at)
+		if a, ok := bySeq[ev.Seq]; ok {
+			ev = a
+		} else {
+			along = append(along, ev.Seq)
+		}
 		evs = append(evs, ev)
 	}
 	if err := rows.Err(); err != nil {
-		return 0, nil, fmt.Errorf("find unrouted events: %w", err)
+		return 0, nil, fmt.Errorf("take events from the outbox: %w", err)
 	}
-	return version, evs, nil
+	slices.SortFunc(evs, func(a, b Unrouted) int { return cmp.Compare(a.Seq, b.Seq) })
+	return version, evs, s.describe(ctx, tx, evs, along)
+}
+
+// describe reads what the router must know of events that no message brought.
+func (s *Store) describe(ctx context.Context, tx *sql.Tx, evs []Unrouted, seqs []int64) error {
+	if len(seqs) == 0 {
+		return nil
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT seq, type, organization_id FROM handover_events WHERE seq `+s.in("$1", "bigint"), list(s.dialect, seqs))
+	if err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var seq int64
+		var typ, organization string
+		if err := rows.Scan(&seq, &typ, &organization); err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+		i, _ := slices.BinarySearchFunc(evs, seq, func(ev Unrouted, seq int64) int { return cmp.Compare(ev.Seq, seq) })
+		evs[i].Type, evs[i].OrganizationID = typ, organization
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	return nil
+}
+
+// leave returns to the outbox what was taken and not planned, and makes the
+// relay bring again what was not taken.
+func (s *Store) leave(ctx context.Context, tx *sql.Tx, arrivals []Arrival, evs []Unrouted, planned int) (left bool, err error) {
+	if len(evs) < routeAtOnce && planned == len(evs) {
+		return false, nil
+	}
+	now := s.now().UnixMicro()
+	for _, ev := range evs[planned:] {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO handover_outbox (event_seq, subject, due_at) VALUES ($1, $2, $3)`, ev.Seq, ev.Subject, now); err != nil {
+			return false, fmt.Errorf("leave events in the outbox: %w", err)
+		}
+	}
+	taken := make(map[int64]bool, len(evs))
+	for _, ev := range evs {
+		taken[ev.Seq] = true
+	}
+	var rest []int64
+	for _, a := range arrivals {
+		if !taken[a.Seq] {
+			rest = append(rest, a.Seq)
+		}
+	}
+	if len(rest) > 0 {
+		_, err = tx.ExecContext(ctx, `UPDATE handover_outbox SET state = 0, owner = '', due_at = $1 WHERE event_seq `+s.in("$2", "bigint"), now, list(s.dialect, rest))
+	}
+	return true, err
 }
 
 // group is whom a delivery must not overtake.
@@ -252,11 +283,18 @@ func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []*
 	for i, d := range ds {
 		ids[i], seqs[i], endpoints[i], keys[i], states[i], owners[i] = d.ID, d.EventSeq, d.EndpointID, d.OrderKey, int16(d.State), ownerOf(d)
 	}
-	rows, err := tx.QueryContext(ctx, columns+`SELECT *, $7::bigint, $7::bigint, $7::bigint
-FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[]) ON CONFLICT `+on+` DO NOTHING RETURNING id`,
+	res, err := tx.ExecContext(ctx, columns+`SELECT *, $7::bigint, $7::bigint, $7::bigint
+FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::smallint[], $6::text[]) ON CONFLICT `+on+` DO NOTHING`,
 		ids, seqs, endpoints, keys, states, owners, now)
-	inserted, err := appendStrings(make([]string, 0, len(ds)), rows, err)
-	if err != nil || len(inserted) == len(ds) {
+	if err != nil {
+		return nil, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == int64(len(ds)) {
+		return nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT id FROM deliveries WHERE id = ANY($1::text[])`, ids)
+	inserted, err := appendStrings(nil, rows, err)
+	if err != nil {
 		return nil, err
 	}
 	known := make(map[string]bool, len(inserted))

@@ -84,7 +84,7 @@ func (l *testLine) publish(people ...string) []Arrival {
 	}
 	var arrivals []Arrival
 	for i, r := range a.Records {
-		arrivals = append(arrivals, Arrival{Seq: r.Seq, Subject: evs[i].Subject()})
+		arrivals = append(arrivals, Arrival{Seq: r.Seq, Subject: evs[i].Subject(), Type: evs[i].Type, OrganizationID: evs[i].OrganizationID})
 	}
 	return arrivals
 }

@@ -132,28 +132,22 @@ func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, re
 		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
 		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
 	}
-	rows, err := tx.QueryContext(ctx, `UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries,
-  last_status = u.status, last_error = u.error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
-FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::smallint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::text[])
-  AS u(id, number, status, state, due_at, tries, error, outcome, receipt, receipt_error)
-WHERE d.id = u.id AND d.state = 1 AND d.owner = $12 RETURNING d.id`,
-		now, ids, numbers, status, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner)
-	changed, err := appendStrings(nil, rows, err)
+	rows, err := tx.QueryContext(ctx, `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+    $8::text[], $9::bytea[], $10::text[], $11::smallint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[])
+  AS u(id, number, started_at, duration_us, status, class, error, answer, address, state, due_at, tries, last_error, outcome, receipt, receipt_error)),
+d AS (UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries, last_status = u.status,
+    last_error = u.last_error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
+  FROM u WHERE d.id = u.id AND d.state = 1 AND d.owner = $18 RETURNING d.id),
+a AS (`+insertAttempt+`SELECT u.id, number, started_at, duration_us, status, class, error, answer, address FROM u JOIN d ON d.id = u.id)
+SELECT id FROM d`,
+		now, ids, numbers, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner)
+	changed, err := appendStrings(make([]string, 0, n), rows, err)
 	if err != nil {
 		return nil, err
 	}
 	kept := make([]bool, n)
 	for _, id := range changed {
 		kept[index[id]] = true
-	}
-	if len(changed) == 0 {
-		return kept, nil
-	}
-	if _, err := tx.ExecContext(ctx, insertAttempt+`SELECT delivery_id, number, started_at, duration_us, status, class, error, answer, address
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::boolean[])
-  AS u(delivery_id, number, started_at, duration_us, status, class, error, answer, address, kept) WHERE kept`,
-		ids, numbers, started, took, status, class, errs, answers, addresses, kept); err != nil {
-		return nil, err
 	}
 	return kept, nil
 }
