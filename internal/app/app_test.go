@@ -3,6 +3,7 @@ package app_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -99,8 +100,15 @@ func TestEachCombination(t *testing.T) {
 			}
 			r.await(t, "evt_118200000000009001")
 
+			// What is just being sent is not replayed.
+			testenv.Eventually(t, 60*time.Second, func() error {
+				if _, metrics := p.get("/metrics"); !strings.Contains(metrics, `handover_attempts_total{class="ok"} 2`+"\n") {
+					return errors.New("the first two attempts are not recorded")
+				}
+				return nil
+			})
 			replay := p.mustCall(http.MethodPost, "/v1/replays", map[string]any{"endpoint_id": endpoint}, http.StatusAccepted)
-			testenv.Eventually(t, 30*time.Second, func() error {
+			testenv.Eventually(t, 60*time.Second, func() error {
 				got := p.mustCall(http.MethodGet, "/v1/replays/"+replay["id"].(string), nil, http.StatusOK)
 				r.mu.Lock()
 				defer r.mu.Unlock()
@@ -112,7 +120,7 @@ func TestEachCombination(t *testing.T) {
 			for _, w := range r.wrong {
 				t.Error(w)
 			}
-			testenv.Eventually(t, 30*time.Second, func() error {
+			testenv.Eventually(t, 60*time.Second, func() error {
 				_, metrics := p.get("/metrics")
 				for _, want := range []string{
 					"handover_events_accepted_total 2", `handover_attempts_total{class="ok"} 4`, `handover_backlog{stage="outbox"} 0`,
@@ -181,7 +189,7 @@ func TestRedisAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.await(t, ids...)
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		if status, body := p.get("/readyz"); status != http.StatusOK {
 			return fmt.Errorf("/readyz: %d %s", status, body)
 		}
@@ -296,7 +304,7 @@ func TestReadmeNodeApp(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = app.Process.Kill(); _ = app.Wait() })
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		resp, err := http.Get("http://127.0.0.1:" + port) //nolint:noctx // polled
 		if err == nil {
 			_ = resp.Body.Close()
@@ -305,7 +313,7 @@ func TestReadmeNodeApp(t *testing.T) {
 	})
 	_, ev := removal(1)
 	p.mustCall(http.MethodPost, "/v1/events", ev, http.StatusAccepted)
-	testenv.Eventually(t, 30*time.Second, func() error {
+	testenv.Eventually(t, 60*time.Second, func() error {
 		list := p.mustCall(http.MethodGet, "/v1/deliveries?endpoint_id="+created["id"].(string), nil, http.StatusOK)
 		data, _ := list["data"].([]any)
 		if len(data) != 1 {

@@ -91,7 +91,7 @@ func TestRedisServerKillAndRespawn(t *testing.T) {
 	}
 	id := c.InfoMap(t.Context(), "server").Item("Server", "run_id")
 	_ = c.Shutdown(t.Context()).Err()
-	testenv.Until(t, 10*time.Second, "another run of the server", func() bool {
+	testenv.Until(t, 60*time.Second, "another run of the server", func() bool {
 		now := c.InfoMap(t.Context(), "server").Item("Server", "run_id")
 		return now != "" && now != id
 	})
