@@ -38,6 +38,12 @@ cc:
 	echo 'go test -race needs a C compiler; run as root: apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >&2; \
 	exit 1
 
+.PHONY: bench
+bench: ## Measure, three runs on both kinds of database, into cmd/bench/RESULTS.md (an hour)
+	rm -f cmd/bench/RESULTS.md
+	$(GO) run ./cmd/bench -store postgres -runs 3 -results cmd/bench/RESULTS.md
+	$(GO) run ./cmd/bench -store sqlite -runs 3 -results cmd/bench/RESULTS.md
+
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (20s)
 	.ci/fuzz $(FUZZTIME)
