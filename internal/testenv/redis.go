@@ -189,7 +189,11 @@ func (s *Server) respawn(p *process) {
 	defer s.mu.Unlock()
 	if s.run == p {
 		s.run = nil
-		_ = s.start()
+		for range 5 { // a client may repeat the SHUTDOWN that ended the last one
+			if s.start() == nil {
+				return
+			}
+		}
 	}
 }
 
