@@ -133,7 +133,7 @@ func (s *Server) getEvent(ctx context.Context, in *struct {
 },
 ) (*body[Event], error) {
 	if in.EnvironmentID == "" {
-		environments, err := s.environments(ctx, in.ID)
+		environments, err := s.Store.EventEnvironments(ctx, in.ID, maxEnvironments)
 		if err != nil {
 			return nil, s.answerTo(ctx, err, "event")
 		}
@@ -151,27 +151,6 @@ func (s *Server) getEvent(ctx context.Context, in *struct {
 
 // maxEnvironments is how many environments of an event are named.
 const maxEnvironments = 20
-
-// environments gives the environments that have an event of this id.
-func (s *Server) environments(ctx context.Context, eventID string) (ids []string, err error) {
-	rows, err := s.Store.DB().QueryContext(ctx,
-		`SELECT environment_id FROM handover_events WHERE id = $1 ORDER BY environment_id LIMIT $2`, eventID, maxEnvironments)
-	if err != nil {
-		return nil, fmt.Errorf("find environments of event: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("find environments of event: %w", err)
-		}
-		ids = append(ids, id)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("find environments of event: %w", err)
-	}
-	return ids, nil
-}
 
 // publish records one event.
 func (s *Server) publish(w http.ResponseWriter, r *http.Request) {

@@ -36,6 +36,17 @@ func scanEventAnd(e *Event, scan func(...any) error, more ...any) error {
 	return nil
 }
 
+// EventEnvironments names the environments that have an event of this id, at
+// most limit of them.
+func (s *Store) EventEnvironments(ctx context.Context, id string, limit int) ([]string, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT environment_id FROM handover_events WHERE id = $1 ORDER BY environment_id LIMIT $2`, id, limit)
+	environments, err := appendStrings(nil, rows, err)
+	if err != nil {
+		return nil, fmt.Errorf("find environments of event: %w", err)
+	}
+	return environments, nil
+}
+
 // Event returns an event with its body; of several with that id in different
 // environments the last one recorded, unless an environment is named.
 func (s *Store) Event(ctx context.Context, id, environmentID string) (Event, error) {
