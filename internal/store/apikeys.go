@@ -99,22 +99,7 @@ func (s *Store) TouchAPIKey(ctx context.Context, id string) error {
 
 // ListAPIKeys lists API keys, revoked ones too, newest first.
 func (s *Store) ListAPIKeys(ctx context.Context, p Page) ([]APIKey, string, error) {
-	key, err := p.key("key")
-	if err != nil {
-		return nil, "", err
-	}
-	var w where
-	if key != "" {
-		w.and(`id < ?`, key)
-	}
-	w.args = append(w.args, p.Limit+1)
-	all, err := query(ctx, s.read, "API keys", scanAPIKey,
-		fmt.Sprintf(`SELECT %s FROM api_keys%s ORDER BY id DESC LIMIT $%d`, apiKeyColumns, &w, len(w.args)), w.args...)
-	if err != nil {
-		return nil, "", err
-	}
-	all, next := cut(all, p.Limit, "key", func(k *APIKey) string { return k.ID })
-	return all, next, nil
+	return listing[APIKey]{"api_keys", apiKeyColumns, "API keys", "key", scanAPIKey, func(k *APIKey) string { return k.ID }}.page(ctx, s.read, where{}, p)
 }
 
 // RevokeAPIKey makes a key invalid. One that is already stays so.

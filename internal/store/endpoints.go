@@ -200,25 +200,15 @@ func timeOf(micros int64) time.Time {
 // ListEndpoints lists endpoints that are not deleted, newest first; state is
 // empty for all.
 func (s *Store) ListEndpoints(ctx context.Context, state string, p Page) ([]Endpoint, string, error) {
-	key, err := p.key("ep")
-	if err != nil {
-		return nil, "", err
-	}
 	var w where
 	w.and(`state <> 'deleted'`)
 	if state != "" {
 		w.and(`state = ?`, state)
 	}
-	if key != "" {
-		w.and(`id < ?`, key)
-	}
-	w.args = append(w.args, p.Limit+1)
-	es, err := query(ctx, s.read, "endpoints", scanEndpoint,
-		fmt.Sprintf(`SELECT %s FROM endpoints%s ORDER BY id DESC LIMIT $%d`, endpointColumns, &w, len(w.args)), w.args...)
+	es, next, err := listing[Endpoint]{"endpoints", endpointColumns, "endpoints", "ep", scanEndpoint, func(e *Endpoint) string { return e.ID }}.page(ctx, s.read, w, p)
 	if err != nil {
 		return nil, "", err
 	}
-	es, next := cut(es, p.Limit, "ep", func(e *Endpoint) string { return e.ID })
 	return es, next, s.addKeys(ctx, s.read, es)
 }
 

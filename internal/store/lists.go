@@ -134,6 +134,34 @@ func query[T any](ctx context.Context, q querier, what string, scan func(*T, fun
 	return out, nil
 }
 
+// listing says how a table's rows are listed: newest first, since ids sort by
+// the time they were made.
+type listing[T any] struct {
+	table, columns, what string
+	kind                 string // of its cursors
+	scan                 func(*T, func(...any) error) error
+	id                   func(*T) string
+}
+
+// page reads one page of those rows that w leaves.
+func (l listing[T]) page(ctx context.Context, q querier, w where, p Page) ([]T, string, error) {
+	key, err := p.key(l.kind)
+	if err != nil {
+		return nil, "", err
+	}
+	if key != "" {
+		w.and(`id < ?`, key)
+	}
+	w.args = append(w.args, p.Limit+1)
+	rows, err := query(ctx, q, l.what, l.scan,
+		fmt.Sprintf(`SELECT %s FROM %s%s ORDER BY id DESC LIMIT $%d`, l.columns, l.table, &w, len(w.args)), w.args...)
+	if err != nil {
+		return nil, "", err
+	}
+	rows, next := cut(rows, p.Limit, l.kind, l.id)
+	return rows, next, nil
+}
+
 // one is query for a single row.
 func one[T any](ctx context.Context, q querier, what string, scan func(*T, func(...any) error) error, text string, args ...any) (v T, err error) {
 	err = scan(&v, q.QueryRowContext(ctx, text, args...).Scan)

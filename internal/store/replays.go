@@ -134,22 +134,7 @@ func (s *Store) Replay(ctx context.Context, id string) (Replay, error) {
 
 // ListReplays lists replays, newest first.
 func (s *Store) ListReplays(ctx context.Context, p Page) ([]Replay, string, error) {
-	key, err := p.key("rpl")
-	if err != nil {
-		return nil, "", err
-	}
-	var w where
-	if key != "" {
-		w.and(`id < ?`, key)
-	}
-	w.args = append(w.args, p.Limit+1)
-	all, err := query(ctx, s.read, "replays", scanReplay,
-		fmt.Sprintf(`SELECT %s FROM replays%s ORDER BY id DESC LIMIT $%d`, replayColumns, &w, len(w.args)), w.args...)
-	if err != nil {
-		return nil, "", err
-	}
-	all, next := cut(all, p.Limit, "rpl", func(r *Replay) string { return r.ID })
-	return all, next, nil
+	return listing[Replay]{"replays", replayColumns, "replays", "rpl", scanReplay, func(r *Replay) string { return r.ID }}.page(ctx, s.read, where{}, p)
 }
 
 // CancelReplay stops a replay; what it sent again already goes on. One that has

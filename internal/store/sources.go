@@ -137,21 +137,10 @@ WHERE source_id `+s.in("$1", "text")+` AND (expires_at = 0 OR expires_at > $2) O
 
 // ListSources lists sources, newest first.
 func (s *Store) ListSources(ctx context.Context, p Page) ([]Source, string, error) {
-	key, err := p.key("src")
+	all, next, err := listing[Source]{"sources", sourceColumns, "sources", "src", scanSource, func(src *Source) string { return src.ID }}.page(ctx, s.read, where{}, p)
 	if err != nil {
 		return nil, "", err
 	}
-	var w where
-	if key != "" {
-		w.and(`id < ?`, key)
-	}
-	w.args = append(w.args, p.Limit+1)
-	all, err := query(ctx, s.read, "sources", scanSource,
-		fmt.Sprintf(`SELECT %s FROM sources%s ORDER BY id DESC LIMIT $%d`, sourceColumns, &w, len(w.args)), w.args...)
-	if err != nil {
-		return nil, "", err
-	}
-	all, next := cut(all, p.Limit, "src", func(src *Source) string { return src.ID })
 	return all, next, s.addSecrets(ctx, s.read, all)
 }
 
