@@ -267,6 +267,9 @@ func (d *Dispatcher) claim(ctx context.Context) (more bool, err error) {
 	if len(wants) == 0 {
 		return false, nil
 	}
+	// Not to be broken off by the end: rows may be claimed whose answer is lost.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	claimed, err := d.Store.Claim(ctx, d.Owner, wants)
 	d.mu.Lock()
 	defer d.mu.Unlock()
