@@ -26,7 +26,10 @@ type Report struct {
 // record is one result on its way through a transaction.
 type record struct {
 	store.Result
-	due []string // set for the first of a batch: endpoints at which something became due
+	claimed store.Claimed
+	target  *target
+	answer  Answer
+	due     []string // set for the first of a batch: endpoints at which something became due
 }
 
 // fresh is how old a claim may be to be sent without asking whether it is still
@@ -56,8 +59,8 @@ func (d *Dispatcher) confirm(ctx context.Context, cs []*confirmation) error {
 	return nil
 }
 
-// attempt makes one attempt and sees it recorded.
-func (d *Dispatcher) attempt(w waiting) pace {
+// attempt makes one attempt. There is nothing to record of one that was not made.
+func (d *Dispatcher) attempt(w waiting) (*record, pace) {
 	d.mu.Lock()
 	ctx := d.work
 	d.mu.Unlock()
@@ -68,24 +71,24 @@ func (d *Dispatcher) attempt(w waiting) pace {
 		case err != nil:
 			d.log().WarnContext(ctx, "could not confirm delivery", "error", err, "delivery", c.ID)
 			d.putBack(ctx, c.ID)
-			return pace{}
+			return nil, pace{}
 		case !asked.mine:
-			return pace{}
+			return nil, pace{}
 		}
 	}
 	t, err := d.targets.find(ctx, d.Store, c.EndpointID)
 	if err != nil {
 		d.log().WarnContext(ctx, "could not read endpoint", "error", err, "endpoint", c.EndpointID)
 		d.putBack(ctx, c.ID)
-		return pace{}
+		return nil, pace{}
 	}
 	if t == nil {
 		d.cancel(ctx, c)
-		return pace{}
+		return nil, pace{}
 	}
 	if t.Paused {
 		d.putBack(ctx, c.ID)
-		return pace{}
+		return nil, pace{}
 	}
 	started := d.now()
 	answer := d.Client.Do(ctx, Request{
@@ -93,32 +96,38 @@ func (d *Dispatcher) attempt(w waiting) pace {
 	})
 	if answer.Verdict() == Aborted {
 		d.putBack(ctx, c.ID)
-		return pace{}
+		return nil, pace{}
 	}
-	r := &record{Result: decide(c, t, answer, started, d.now())}
+	r := &record{Result: decide(c, t, answer, started, d.now()), claimed: c, target: t, answer: answer}
+	switch answer.Verdict() {
+	case Success:
+		return r, pace{faster: true}
+	case SlowDown:
+		return r, pace{slower: true, wait: answer.RetryAfter}
+	default:
+		return r, pace{}
+	}
+}
+
+// conclude sees a result recorded and does what follows from it.
+func (d *Dispatcher) conclude(r *record) {
+	d.mu.Lock()
+	ctx := d.work
+	d.mu.Unlock()
 	if !d.record(ctx, r) {
-		return pace{}
+		return
 	}
-	if answer.Verdict() == Gone {
-		d.disable(ctx, t)
+	if r.answer.Verdict() == Gone {
+		d.disable(ctx, r.target)
 	}
-	d.report(ctx, c, t, answer, r)
+	d.report(ctx, r)
 	if len(r.due) > 0 {
 		d.Wake(r.due...)
-	}
-	switch v := answer.Verdict(); v {
-	case Success:
-		return pace{faster: true}
-	case SlowDown:
-		return pace{slower: true, wait: answer.RetryAfter}
-	default:
-		return pace{}
 	}
 }
 
 // record sees a result committed. While the database does not answer it keeps
-// trying: the slot stays taken, so what waits to be recorded is bounded. It
-// gives up when the dispatcher has to end; the delivery is then sent once more
+// trying. It gives up when the dispatcher has to end; the delivery is then sent once more
 // by whoever takes it over.
 func (d *Dispatcher) record(ctx context.Context, r *record) bool {
 	wait := 50 * time.Millisecond
@@ -220,7 +229,8 @@ func (d *Dispatcher) disable(ctx context.Context, t *target) {
 	d.targets.forget()
 }
 
-func (d *Dispatcher) report(ctx context.Context, c store.Claimed, t *target, a Answer, r *record) {
+func (d *Dispatcher) report(ctx context.Context, r *record) {
+	c, t, a := r.claimed, r.target, r.answer
 	latency := d.now().Sub(c.RecordedAt)
 	if d.OnAttempt != nil {
 		d.OnAttempt(Report{Delivery: c, Endpoint: t.Name, Number: r.Number, Answer: a, State: r.State, DueAt: r.DueAt, Latency: latency})

@@ -29,7 +29,7 @@ type Dispatcher struct {
 
 	Concurrency int           // attempts under way in all; 0 = 512
 	PerEndpoint int           // attempts under way per endpoint; 0 = 64
-	Queue       int           // deliveries in memory per endpoint; 0 = 1024
+	Queue       int           // deliveries in memory per endpoint; 0 = 8192
 	Memory      int           // bytes of events that wait in memory, in all; 0 = 32 MiB
 	Poll        time.Duration // how often to look for due deliveries that nobody announced; 0 = 1 s
 	Grace       time.Duration // for attempts under way when Run ends; 0 = 20 s
@@ -46,15 +46,16 @@ type Dispatcher struct {
 	targets  targets
 	changed  atomic.Bool // endpoints did
 
-	mu       sync.Mutex
-	lanes    map[string]*lane
-	mine     map[string]bool // ids of the deliveries in memory
-	ready    []*lane         // lanes that may have something to start, each once
-	sending  int
-	held     int // deliveries in memory or reserved, in all
-	bytes    int
-	stopping bool
-	work     context.Context
+	mu        sync.Mutex
+	lanes     map[string]*lane
+	mine      map[string]bool // ids of the deliveries in memory
+	ready     []*lane         // lanes that may have something to start, each once
+	sending   int
+	recording int // results on their way into the database
+	held      int // deliveries in memory or reserved, in all
+	bytes     int
+	stopping  bool
+	work      context.Context
 }
 
 func (d *Dispatcher) init() {
@@ -72,7 +73,7 @@ func (d *Dispatcher) init() {
 	})
 }
 
-func (d *Dispatcher) queue() int       { return cmp.Or(d.Queue, 1024) }
+func (d *Dispatcher) queue() int       { return cmp.Or(d.Queue, 8192) }
 func (d *Dispatcher) concurrency() int { return cmp.Or(d.Concurrency, 512) }
 func (d *Dispatcher) perEndpoint() int { return cmp.Or(d.PerEndpoint, 64) }
 func (d *Dispatcher) memory() int      { return cmp.Or(d.Memory, 32<<20) }
@@ -326,7 +327,7 @@ func (d *Dispatcher) drain(work context.Context, abort context.CancelFunc) {
 	for _, l := range d.lanes {
 		ids = append(ids, d.empty(l)...)
 	}
-	under := d.sending
+	under := d.sending + d.recording
 	d.mu.Unlock()
 	if len(ids) > 0 {
 		back, cancel := context.WithTimeout(work, 5*time.Second)
@@ -344,7 +345,7 @@ func (d *Dispatcher) drain(work context.Context, abort context.CancelFunc) {
 	for {
 		<-d.wake
 		d.mu.Lock()
-		under = d.sending
+		under = d.sending + d.recording
 		d.mu.Unlock()
 		if under == 0 {
 			return

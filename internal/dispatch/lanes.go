@@ -12,6 +12,7 @@ type lane struct {
 	waiting    fifo
 	reserved   int
 	sending    int
+	recording  int
 	bytes      int       // of the events that wait
 	limit      float64   // attempts at a time, when the endpoint asked us to slow down; else 0
 	resumeAt   time.Time // nothing is started before
@@ -19,7 +20,10 @@ type lane struct {
 	queued     bool      // stands in ready
 }
 
-const maxHeld = 16 // times Queue, over all endpoints
+const (
+	maxHeld      = 2    // times Queue, over all endpoints
+	maxRecording = 1024 // results that may wait for their commit while their slots are used again
+)
 
 // lane returns an endpoint's lane. d.mu is held.
 func (d *Dispatcher) lane(endpointID string) *lane {
@@ -38,7 +42,7 @@ func (d *Dispatcher) room(l *lane) int {
 	if d.stopping {
 		return 0
 	}
-	here := l.waiting.len() + l.reserved + l.sending
+	here := l.waiting.len() + l.reserved + l.sending + l.recording
 	if here > 0 && l.bytes >= d.memory()-d.bytes {
 		return 0
 	}
@@ -167,34 +171,71 @@ func (d *Dispatcher) full(l *lane) int {
 	return d.perEndpoint()
 }
 
-// send makes attempts until there is nothing left to start.
+// send makes attempts until there is nothing left to start. What came of one is
+// recorded beside the next.
 func (d *Dispatcher) send(c waiting, l *lane) {
 	for {
-		slow := d.attempt(c)
+		r, p := d.attempt(c)
 		d.mu.Lock()
+		d.adapt(l, p)
+		if r != nil {
+			d.recording++
+			l.recording++
+			if d.recording <= maxRecording && r.answer.Class != ClassGone {
+				go d.settle(r, l)
+			} else {
+				// The slot stays taken: what waits to be recorded is bounded, and an
+				// endpoint that is gone gets nothing more.
+				d.mu.Unlock()
+				d.settle(r, l)
+				d.mu.Lock()
+			}
+		} else {
+			d.forget(c.ID)
+		}
 		l.sending--
 		d.sending--
-		d.held--
-		delete(d.mine, c.ID)
-		d.adapt(l, slow)
 		if l.waiting.len() > 0 {
 			d.enqueue(l)
 		}
 		if l.backlog && l.waiting.len() <= d.full(l) {
 			d.poke()
 		}
-		if d.stopping && d.sending == 0 {
-			d.mu.Unlock()
-			d.poke()
-			return
-		}
 		var ok bool
 		if c, l, ok = d.next(); !ok {
+			d.ended()
 			d.mu.Unlock()
 			return
 		}
 		d.pump() // more may start than this one ended
 		d.mu.Unlock()
+	}
+}
+
+// settle sees a result recorded and lets go of its delivery.
+func (d *Dispatcher) settle(r *record, l *lane) {
+	d.conclude(r)
+	d.mu.Lock()
+	d.recording--
+	l.recording--
+	if l.backlog && l.waiting.len() <= d.full(l) {
+		d.poke()
+	}
+	d.forget(r.claimed.ID)
+	d.ended()
+	d.mu.Unlock()
+}
+
+// forget lets a delivery go that is no longer in memory. d.mu is held.
+func (d *Dispatcher) forget(id string) {
+	d.held--
+	delete(d.mine, id)
+}
+
+// ended tells drain when the last one is done. d.mu is held.
+func (d *Dispatcher) ended() {
+	if d.stopping && d.sending+d.recording == 0 {
+		d.poke()
 	}
 }
 

@@ -69,7 +69,7 @@ func NewRecorder(s *store.Store, relay *outbox.Relay) *Recorder {
 	r.group.Transient = s.Transient
 	r.group.Workers = 1
 	if s.Dialect() == outbox.Postgres {
-		r.group.Workers = 2
+		r.group.Workers = 1
 	}
 	return r
 }

@@ -13,7 +13,7 @@ CREATE TABLE control (
 );
 
 CREATE TABLE endpoints (
-  id               text     PRIMARY KEY,
+  id               text     COLLATE "C" PRIMARY KEY,
   name             text     NOT NULL,
   url              text     NOT NULL,
   event_types      text     NOT NULL, -- JSON array
@@ -38,14 +38,14 @@ CREATE TABLE endpoint_keys (
 CREATE INDEX endpoint_keys_endpoint ON endpoint_keys (endpoint_id);
 
 CREATE TABLE deliveries (
-  id            text     PRIMARY KEY,
+  id            text     COLLATE "C" PRIMARY KEY,
   event_seq     bigint   NOT NULL,
-  endpoint_id   text     NOT NULL,
-  order_key     text     NOT NULL, -- whom it is about; its own id when it is about nobody
+  endpoint_id   text     COLLATE "C" NOT NULL,
+  order_key     text     COLLATE "C" NOT NULL, -- whom it is about; its own id when it is about nobody
   state         smallint NOT NULL CHECK (state BETWEEN 0 AND 6),
   -- 0 pending, 1 sending, 2 held, 3 succeeded, 4 failed, 5 superseded, 6 canceled
   due_at        bigint   NOT NULL,
-  owner         text     NOT NULL DEFAULT '', -- who is sending it
+  owner         text     COLLATE "C" NOT NULL DEFAULT '', -- who is sending it
   attempts      integer  NOT NULL DEFAULT 0,  -- in all
   tries         integer  NOT NULL DEFAULT 0,  -- of the present round of the schedule
   last_status   integer  NOT NULL DEFAULT 0,
@@ -70,7 +70,7 @@ CREATE INDEX deliveries_failed ON deliveries (id) WHERE state = 4;
 CREATE INDEX deliveries_endpoint ON deliveries ((endpoint_id || ''), id);
 
 CREATE TABLE attempts (
-  delivery_id text    NOT NULL,
+  delivery_id text    COLLATE "C" NOT NULL,
   number      integer NOT NULL,
   started_at  bigint  NOT NULL,
   duration_us bigint  NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE attempts (
 );
 
 CREATE TABLE workers (
-  owner       text   PRIMARY KEY, -- one start of a process
+  owner       text   COLLATE "C" PRIMARY KEY, -- one start of a process
   name        text   NOT NULL,    -- what keeps its name over restarts
   version     text   NOT NULL,
   started_at  bigint NOT NULL,
