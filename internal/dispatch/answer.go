@@ -244,7 +244,7 @@ func explain(err error, p progress) (Class, string) {
 		return ClassRefused, "connection refused" + by(at)
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
 		return ClassUnreachable, "no route" + to(at)
-	case isHeaderTooLarge(err):
+	case errors.Is(err, errHeaderTooLarge):
 		return ClassHeaderTooLarge, fmt.Sprintf("the answer's header is larger than %d KiB", maxHeaderBytes>>10)
 	case isReset(err), !p.answering && p.remote != "":
 		if p.answering {
@@ -317,11 +317,6 @@ func certificateWords(err error) string {
 func isReset(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
-}
-
-// isHeaderTooLarge goes by the text: net/http has no value for this error.
-func isHeaderTooLarge(err error) bool {
-	return strings.Contains(err.Error(), "server response headers exceeded")
 }
 
 func by(addr string) string { return prefixed(" by ", addr) }

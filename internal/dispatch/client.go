@@ -7,11 +7,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"mime"
 	"net"
 	"net/http"
-	"net/http/httptrace"
+	"net/url"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,10 +50,12 @@ type Client struct {
 	TLSConfig           *tls.Config   // nil = the system's roots
 	Resolver            *net.Resolver // nil = the system's
 
-	once      sync.Once
-	transport *http.Transport
-	userAgent []string
-	buffers   sync.Pool // of *[]byte to read answers into
+	once    sync.Once
+	pool    pool
+	header  string    // what all requests say
+	buffers sync.Pool // of *[]byte to read answers into
+	places  sync.Map  // URL to *place
+	placed  atomic.Int64
 }
 
 // A Request is one attempt of a delivery.
@@ -64,32 +69,34 @@ type Request struct {
 }
 
 func (c *Client) start() {
-	dialer := &net.Dialer{
-		Timeout:        connectTimeout,
-		Resolver:       c.Resolver,
-		ControlContext: c.Guard.Control(),
+	cfg := c.TLSConfig.Clone()
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	c.transport = &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        c.TLSConfig.Clone(),
-		TLSHandshakeTimeout:    handshakeTimeout,
-		MaxIdleConns:           cmp.Or(c.MaxIdleConns, 2048),
-		MaxIdleConnsPerHost:    cmp.Or(c.MaxIdleConnsPerHost, 64),
-		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: maxHeaderBytes,
-		DisableCompression:     true,
-		Protocols:              protocols,
+	if len(cfg.NextProtos) == 0 {
+		cfg.NextProtos = []string{"http/1.1"}
 	}
-	c.userAgent = []string{cmp.Or(c.UserAgent, "Handover")}
+	c.pool = pool{
+		dialer:  net.Dialer{Timeout: connectTimeout, Resolver: c.Resolver, ControlContext: c.Guard.Control()},
+		tls:     cfg,
+		perHost: cmp.Or(c.MaxIdleConnsPerHost, 64),
+		inAll:   cmp.Or(c.MaxIdleConns, 2048),
+		idle:    make(map[origin][]*conn),
+	}
+	agent := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return -1
+		}
+		return r
+	}, cmp.Or(c.UserAgent, "Handover"))
+	c.header = "User-Agent: " + agent + "\r\nContent-Type: application/json\r\nContent-Length: "
 	c.buffers.New = func() any { b := make([]byte, 0, keepBytes); return &b }
 }
 
 // Close closes the connections that are not in use. The Client stays usable.
 func (c *Client) Close() {
 	c.once.Do(c.start)
-	c.transport.CloseIdleConnections()
+	c.pool.close(time.Now())
 }
 
 // Do makes one attempt and always returns: at the latest some two seconds after
@@ -101,110 +108,165 @@ func (c *Client) Close() {
 func (c *Client) Do(ctx context.Context, r Request) Answer {
 	c.once.Do(c.start)
 	begin := time.Now()
-	answer := c.do(ctx, r)
+	answer := c.do(ctx, r, begin)
 	answer.Duration = time.Since(begin)
 	return answer
 }
 
-func (c *Client) do(parent context.Context, r Request) Answer {
-	timeout := cmp.Or(r.Timeout, c.Timeout, 15*time.Second)
-	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
-	deadline := time.Now().Add(timeout)
-	timer := time.AfterFunc(timeout, func() { cancel(errTimedOut) })
-	defer timer.Stop()
-
-	x := new(exchange)
-	req, err := c.request(httptrace.WithClientTrace(ctx, x.trace()), r)
+func (c *Client) do(ctx context.Context, r Request, begin time.Time) Answer {
+	to, err := c.place(r.URL)
 	if err != nil {
 		return Answer{Class: ClassOther, Err: err}
 	}
-	resp, err := c.transport.RoundTrip(req)
-	if err != nil && x.stale() && ctx.Err() == nil {
-		x.conn, x.reused = nil, false
-		if req.Body, err = req.GetBody(); err == nil {
-			resp, err = c.transport.RoundTrip(req)
+	if r.Now.IsZero() {
+		r.Now = begin
+	}
+	var scratch [768]byte
+	head, err := c.head(scratch[:0], to, r)
+	if err != nil {
+		return Answer{Class: ClassOther, Err: err}
+	}
+	timeout := cmp.Or(r.Timeout, c.Timeout, 15*time.Second)
+	x := attempt{client: c, deadline: begin.Add(timeout), timeout: timeout, now: r.Now}
+	if kept := c.pool.get(to.origin); kept != nil {
+		answer, err := x.over(ctx, kept, head, r.Body)
+		if err == nil {
+			return answer
+		}
+		if kept.answering || ctx.Err() != nil || x.late(err) {
+			return x.failed(ctx, kept, err)
 		}
 	}
+	fresh, err := x.dial(ctx, to.origin)
 	if err != nil {
-		answer := Answer{RemoteAddr: x.remoteAddr()}
-		answer.Class, answer.Err = classify(err, progress{
-			remote: answer.RemoteAddr, answering: x.answering.Load(), handshake: x.handshakeErr(),
-			timeout: timeout, canceled: context.Cause(ctx),
-		})
-		return answer
+		return x.failed(ctx, nil, err)
 	}
-	defer resp.Body.Close()
-
-	if time.Until(deadline) < bodyGrace {
-		timer.Reset(bodyGrace)
+	answer, err := x.over(ctx, fresh, head, r.Body)
+	if err != nil {
+		return x.failed(ctx, fresh, err)
 	}
-	answer := c.read(resp)
-	answer.RemoteAddr = x.remoteAddr()
-	c.wishes(&answer, resp.Header, r.Now)
 	return answer
 }
 
-func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(r.Body))
-	if err != nil {
+// place is what a URL says, read once.
+type place struct {
+	origin
+	start string // of the request, through the Host header
+}
+
+// A URL is read again when more than these came by.
+const maxPlaces = 10_000
+
+func (c *Client) place(raw string) (*place, error) {
+	if p, ok := c.places.Load(raw); ok {
+		return p.(*place), nil //nolint:forcetypeassert // nothing else is stored
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		// The error would repeat the URL with what it may hold of secrets.
 		return nil, &failure{words: "the endpoint's URL cannot be read", cause: ErrInvalidURL}
 	}
-	h := make(http.Header, 5)
-	h["Content-Type"] = contentType
-	h["User-Agent"] = c.userAgent
-	at := r.Now
-	if at.IsZero() {
-		at = time.Now()
+	host, port := u.Hostname(), cmp.Or(u.Port(), "80")
+	p := &place{}
+	if u.Scheme == "https" {
+		port = cmp.Or(u.Port(), "443")
+		p.tls = host
 	}
-	if err := r.Signer.SetHeaders(h, r.ID, at, r.Body); err != nil {
+	p.addr = net.JoinHostPort(host, port)
+	p.start = "POST " + strings.ReplaceAll(u.RequestURI(), " ", "%20") + " HTTP/1.1\r\nHost: " + u.Host + "\r\n"
+	if c.placed.Add(1) > maxPlaces {
+		c.places.Clear()
+		c.placed.Store(1)
+	}
+	c.places.Store(raw, p)
+	return p, nil
+}
+
+// head writes a request's header.
+func (c *Client) head(b []byte, to *place, r Request) ([]byte, error) {
+	signature, err := r.Signer.Sign(r.ID, r.Now, r.Body)
+	if err != nil {
 		return nil, &failure{words: bound("could not sign the event: " + err.Error()), cause: err}
 	}
-	req.Header = h
-	return req, nil
+	b = append(b, to.start...)
+	b = append(b, c.header...)
+	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	b = append(b, "\r\n"+signing.HeaderID+": "...)
+	b = append(b, r.ID...)
+	b = append(b, "\r\n"+signing.HeaderTimestamp+": "...)
+	b = strconv.AppendInt(b, r.Now.Unix(), 10)
+	b = append(b, "\r\n"+signing.HeaderSignature+": "...)
+	b = append(b, signature...)
+	return append(b, "\r\n\r\n"...), nil
 }
 
-var contentType = []string{"application/json"}
-
-// exchange watches one request through httptrace.
-type exchange struct {
-	conn      net.Conn // set on the goroutine of RoundTrip
-	reused    bool
-	answering atomic.Bool
-	handshake atomic.Pointer[error]
+// attempt is one Do.
+type attempt struct {
+	client   *Client
+	deadline time.Time
+	timeout  time.Duration
+	now      time.Time // of the request
 }
 
-func (x *exchange) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { x.conn, x.reused = info.Conn, info.Reused },
-		GotFirstResponseByte: func() {
-			x.answering.Store(true)
-		},
-		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
-			if err != nil {
-				x.handshake.Store(&err)
-			}
-		},
+func (x *attempt) dial(ctx context.Context, o origin) (*conn, error) {
+	ctx, cancel := context.WithDeadline(ctx, x.deadline)
+	defer cancel()
+	return x.client.pool.dial(ctx, o)
+}
+
+// over makes the exchange on a connection, which is kept or closed. An answer
+// whose header was read is no error.
+func (x *attempt) over(ctx context.Context, c *conn, head, body []byte) (answer Answer, err error) {
+	keep := false
+	_ = c.SetDeadline(x.deadline) // its errors come back from reading
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if undisturbed := stop(); undisturbed && keep {
+			x.client.pool.put(c)
+		} else {
+			_ = c.Close()
+		}
+	}()
+	resp, sent, err := c.exchange(head, body)
+	if err != nil {
+		return Answer{}, err
 	}
+	if time.Until(x.deadline) < bodyGrace {
+		_ = c.SetReadDeadline(time.Now().Add(bodyGrace))
+	}
+	answer, whole := x.client.read(resp)
+	keep = whole && !resp.Close && c.drained() && sent()
+	answer.RemoteAddr = c.remote
+	x.client.wishes(&answer, resp.Header, x.now)
+	return answer, nil
 }
 
-// stale reports whether a kept connection turned out to be closed by the other
-// side before it said anything to this request.
-func (x *exchange) stale() bool { return x.reused && !x.answering.Load() }
-
-func (x *exchange) remoteAddr() string {
-	if x.conn == nil {
-		return ""
-	}
-	return x.conn.RemoteAddr().String()
+// late reports whether an error is that the time was up.
+func (x *attempt) late(err error) bool {
+	return (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)) && !time.Now().Before(x.deadline)
 }
 
-func (x *exchange) handshakeErr() error {
-	if err := x.handshake.Load(); err != nil {
-		return *err
+// failed is the answer when there was none; c is nil when there was no
+// connection.
+func (x *attempt) failed(ctx context.Context, c *conn, err error) Answer {
+	p := progress{timeout: x.timeout, canceled: context.Cause(ctx)}
+	switch {
+	case p.canceled != nil:
+		err = p.canceled
+	case x.late(err):
+		p.canceled = errTimedOut
 	}
-	return nil
+	var handshake handshakeError
+	if errors.As(err, &handshake) {
+		p.handshake = handshake.error
+	}
+	var a Answer
+	if c != nil {
+		p.remote, p.answering = c.remote, c.answering
+		a.RemoteAddr = c.remote
+	}
+	a.Class, a.Err = classify(err, p)
+	return a
 }
 
 // wishes takes from the answer's header what concerns the next attempt.
@@ -225,11 +287,11 @@ func (c *Client) wishes(a *Answer, h http.Header, now time.Time) {
 
 // read takes the answer up to the limit. A body that was read to its end leaves
 // the connection to the next request, any other is closed with it.
-func (c *Client) read(resp *http.Response) Answer {
-	a := Answer{Status: resp.StatusCode, Class: classOf(resp.StatusCode)}
+func (c *Client) read(resp *http.Response) (a Answer, whole bool) {
+	a = Answer{Status: resp.StatusCode, Class: classOf(resp.StatusCode)}
 	if a.Class == ClassProtocol {
 		// The "body" of 101 is the bare connection, which need not ever end.
-		return a
+		return a, false
 	}
 	limit := cmp.Or(c.AnswerLimit, 64<<10)
 	buf := c.buffers.Get().(*[]byte)
@@ -241,10 +303,10 @@ func (c *Client) read(resp *http.Response) Answer {
 	if whole && len(body) > 0 && mayHoldReceipt(resp) {
 		a.Receipt = bytes.Clone(body)
 		a.Body = a.Receipt[:min(len(body), keepBytes):min(len(body), keepBytes)]
-		return a
+		return a, true
 	}
 	a.Body = append([]byte(nil), body[:min(len(body), keepBytes)]...)
-	return a
+	return a, whole
 }
 
 // readUpTo appends at most limit bytes of r to buf and reports whether that was all of it.
