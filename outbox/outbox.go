@@ -18,6 +18,10 @@ import (
 // already, with another body.
 var ErrConflict = errors.New("an event with this id and another body is recorded")
 
+// ErrKnown says that nothing was recorded since one of the events was before; see
+// [Tx].
+var ErrKnown = errors.New("an event is recorded already")
+
 // Status says what [Append] did with an event.
 type Status uint8
 
@@ -41,7 +45,10 @@ type Record struct {
 
 // Tx is the part of a transaction that Append needs. [SQL] makes one of a
 // *sql.Tx; the package outbox/pgxoutbox of a pgx.Tx. One with a method
-// Arrays() bool that returns true takes slices as PostgreSQL arrays.
+// Arrays() bool that returns true takes slices as PostgreSQL arrays. If it has a
+// method AllNew() bool that returns true too, AppendTx makes exactly one call of
+// Query, which records nothing and ends in [ErrKnown] unless all events are new:
+// such a Tx may commit with its statement.
 type Tx interface {
 	Exec(ctx context.Context, query string, args ...any) error
 	// Query calls each for every row, with the row's Scan.
@@ -111,6 +118,12 @@ func appendRows(ctx context.Context, tx Tx, h *Handoff, recorded time.Time, evs 
 	if a, ok := tx.(interface{ Arrays() bool }); ok && a.Arrays() {
 		insert = b.insertArrays
 	}
+	if a, ok := tx.(interface{ AllNew() bool }); ok && a.AllNew() {
+		if twice(evs) {
+			return false, ErrKnown
+		}
+		insert = b.insertNew
+	}
 	added := make(map[eventKey]int64, len(evs))
 	if err := insert(ctx, tx, added); err != nil {
 		return false, fmt.Errorf("insert events: %w", err)
@@ -132,7 +145,8 @@ func appendRows(ctx context.Context, tx Tx, h *Handoff, recorded time.Time, evs 
 
 const (
 	eventColumns = `INSERT INTO handover_events (id, environment_id, type, organization_id, user_id, subject, occurred_at, recorded_at, body) `
-	unlessKnown  = ` ON CONFLICT (id, environment_id) DO NOTHING RETURNING seq, id, environment_id`
+	returning    = ` RETURNING seq, id, environment_id`
+	unlessKnown  = ` ON CONFLICT (id, environment_id) DO NOTHING` + returning
 	rowColumns   = `INSERT INTO handover_outbox (event_seq, subject, state, due_at, owner) `
 )
 
@@ -176,6 +190,30 @@ func (b *batch) insertValues(ctx context.Context, tx Tx, added map[eventKey]int6
 
 // insertArrays is one round trip, where the driver passes arrays.
 func (b *batch) insertArrays(ctx context.Context, tx Tx, added map[eventKey]int64) error {
+	return b.insertUnnested(ctx, tx, added, "", unlessKnown)
+}
+
+// insertNew is insertArrays for events none of which may be known. Should one
+// become so in between, the statement fails.
+func (b *batch) insertNew(ctx context.Context, tx Tx, added map[eventKey]int64) error {
+	const unlessAny = ` WHERE NOT EXISTS (SELECT 1 FROM u CROSS JOIN LATERAL
+  (SELECT 1 FROM handover_events k WHERE k.id = u.id AND k.environment_id = u.environment_id LIMIT 1) k)`
+	err := b.insertUnnested(ctx, tx, added, unlessAny, returning)
+	if err == nil && len(added) < len(b.evs) {
+		err = ErrKnown
+	}
+	return err
+}
+
+func twice(evs []events.Event) bool {
+	seen := make(map[eventKey]bool, len(evs))
+	for _, ev := range evs {
+		seen[eventKey{ev.ID, ev.EnvironmentID}] = true
+	}
+	return len(seen) < len(evs)
+}
+
+func (b *batch) insertUnnested(ctx context.Context, tx Tx, added map[eventKey]int64, where, conflict string) error {
 	n := len(b.evs)
 	ids, environments, types, organizations := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	users, subjects, occurred, bodies := make([]string, n), make([]string, n), make([]int64, n), make([][]byte, n)
@@ -183,10 +221,10 @@ func (b *batch) insertArrays(ctx context.Context, tx Tx, added map[eventKey]int6
 		ids[i], environments[i], types[i], organizations[i] = ev.ID, ev.EnvironmentID, ev.Type, ev.OrganizationID
 		users[i], subjects[i], occurred[i], bodies[i] = ev.UserID(), ev.Subject(), ev.OccurredAt.UnixNano(), ev.Body()
 	}
-	return tx.Query(ctx, collect(added), `WITH e AS (`+eventColumns+`
-SELECT u.id, u.environment_id, u.type, u.organization_id, u.user_id, u.subject, u.occurred_at, $1::bigint, u.body
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bytea[])
-  AS u(id, environment_id, type, organization_id, user_id, subject, occurred_at, body)`+unlessKnown+`, subject),
+	return tx.Query(ctx, collect(added), `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+    $8::bigint[], $9::bytea[]) AS u(id, environment_id, type, organization_id, user_id, subject, occurred_at, body)),
+e AS (`+eventColumns+`
+  SELECT u.id, u.environment_id, u.type, u.organization_id, u.user_id, u.subject, u.occurred_at, $1::bigint, u.body FROM u`+where+conflict+`, subject),
 o AS (`+rowColumns+`SELECT seq, subject, $10::smallint, $11::bigint, $12::text FROM e)
 SELECT seq, id, environment_id FROM e`,
 		b.recorded.UnixMicro(), ids, environments, types, organizations, users, subjects, occurred, bodies,

@@ -44,6 +44,11 @@ var (
 // webhook-ids and idempotency keys. When one of the acceptances cannot be
 // recorded, none is: the caller then tries them one by one.
 func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
+	if s.postgres() {
+		if err := s.acceptNew(ctx, h, as); !errors.Is(err, errUncommon) {
+			return err
+		}
+	}
 	return s.Tx(ctx, func(tx *sql.Tx) error {
 		h.Reset()
 		var evs []events.Event
@@ -80,6 +85,31 @@ func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 		}
 		return nil
 	})
+}
+
+// acceptNew is the short way for what came without a name of its own and is not
+// known.
+func (s *Store) acceptNew(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
+	var evs []events.Event
+	for _, a := range as {
+		if a.WebhookID != "" || a.IdempotencyKey != "" {
+			return errUncommon
+		}
+		a.Repeated = false
+		evs = append(evs, a.Events...)
+	}
+	h.Reset()
+	records, err := outbox.AppendReserved(ctx, pipelined{s}, h, evs...)
+	if errors.Is(err, outbox.ErrKnown) || s.violated(err) {
+		return errUncommon
+	}
+	if err != nil {
+		return err
+	}
+	for _, a := range as {
+		a.Records, records = records[:len(a.Events)], records[len(a.Events):]
+	}
+	return nil
 }
 
 type webhookKey struct{ source, id string }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // An Arrival is an event that came off the stream, with what the message says
@@ -58,6 +60,11 @@ type Plan struct {
 func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 	plan func(endpointsVersion int64, evs []Unrouted) (Plan, error),
 ) (made []NewDelivery, left bool, err error) {
+	if s.postgres() {
+		if made, err = s.routePipelined(ctx, owner, arrivals, plan); !errors.Is(err, errUncommon) {
+			return made, false, err
+		}
+	}
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
 		made, left = nil, false
 		version, evs, err := s.takeUnrouted(ctx, tx, arrivals)
@@ -80,6 +87,79 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 	}
 	return made, left, nil
 }
+
+// routePipelined is the short way of Route, for events about people of whom
+// nothing else is under way. It plans with the endpoints as they were last seen.
+func (s *Store) routePipelined(ctx context.Context, owner string, arrivals []Arrival,
+	plan func(endpointsVersion int64, evs []Unrouted) (Plan, error),
+) ([]NewDelivery, error) {
+	version := s.endpointsSeen.Load()
+	if version == 0 || len(arrivals) > routeAtOnce {
+		return nil, errUncommon
+	}
+	evs := slices.SortedFunc(slices.Values(arrivals), func(a, b Unrouted) int { return cmp.Compare(a.Seq, b.Seq) })
+	seqs, subjects := make([]int64, len(evs)), make([]string, 0, len(evs))
+	people := make(map[string]bool, len(evs))
+	for i, ev := range evs {
+		if i > 0 && ev.Seq == seqs[i-1] || people[ev.Subject] {
+			return nil, errUncommon
+		}
+		if seqs[i] = ev.Seq; ev.Subject != "" {
+			people[ev.Subject] = true
+			subjects = append(subjects, ev.Subject)
+		}
+	}
+	p, err := plan(version, evs)
+	if err != nil {
+		return nil, err
+	}
+	if p.Events < len(evs) {
+		return nil, errUncommon
+	}
+	made, n := p.Deliveries, len(p.Deliveries)
+	ids, events, endpoints, keys := make([]string, n), make([]int64, n), make([]string, n), make([]string, n)
+	states, owners := make([]int16, n), make([]string, n)
+	for i := range made {
+		d := &made[i]
+		if d.State = Pending; d.Claim {
+			d.State, owners[i] = Sending, owner
+		}
+		ids[i], events[i], endpoints[i], keys[i], states[i] = d.ID, d.EventSeq, d.EndpointID, d.OrderKey, int16(d.State)
+	}
+	var common bool
+	var taken []int64
+	var b pgx.Batch
+	b.Queue(routeText, seqs, subjects, version, ids, events, endpoints, keys, states, owners, s.now().UnixMicro()).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&common, &taken)
+	})
+	err = s.pipeline(ctx, &b)
+	switch {
+	case s.collided(err), err == nil && !common:
+		return nil, errUncommon
+	case err != nil:
+		return nil, fmt.Errorf("route events: %w", err)
+	case len(taken) == len(evs):
+		return made, nil
+	}
+	for i := range made { // some were routed before
+		if !slices.Contains(taken, made[i].EventSeq) {
+			made[i].State = existed
+		}
+	}
+	return made, nil
+}
+
+const routeText = `WITH u AS MATERIALIZED (SELECT * FROM unnest($4::text[], $5::bigint[], $6::text[], $7::text[], $8::smallint[], $9::text[])
+  AS u(id, event_seq, endpoint_id, order_key, state, owner)),
+common AS MATERIALIZED (SELECT (SELECT endpoints_version FROM control WHERE id = 1) = $3::bigint
+  AND NOT EXISTS (SELECT 1 FROM handover_outbox o WHERE o.subject <> '' AND o.subject = ANY($2::text[]) AND o.event_seq <> ALL($1::bigint[]))
+  AND NOT EXISTS (SELECT 1 FROM u CROSS JOIN LATERAL
+    (SELECT 1 FROM deliveries a WHERE a.endpoint_id = u.endpoint_id AND a.order_key = u.order_key AND a.state < 2 LIMIT 1) a) AS yes),
+taken AS (DELETE FROM handover_outbox WHERE event_seq = ANY($1::bigint[]) AND (SELECT yes FROM common) RETURNING event_seq),
+made AS (INSERT INTO deliveries (id, event_seq, endpoint_id, order_key, state, owner, due_at, created_at, updated_at)
+  SELECT u.id, u.event_seq, u.endpoint_id, u.order_key, u.state, u.owner, $10::bigint, $10::bigint, $10::bigint
+  FROM u JOIN taken ON taken.event_seq = u.event_seq)
+SELECT (SELECT yes FROM common), ARRAY(SELECT event_seq FROM taken)`
 
 // routeAtOnce bounds the events of one transaction: one person's backlog may be
 // long, and all of it would come along.
@@ -122,6 +202,9 @@ RETURNING event_seq, subject, (SELECT endpoints_version FROM control WHERE id = 
 	}
 	if err := rows.Err(); err != nil {
 		return 0, nil, fmt.Errorf("take events from the outbox: %w", err)
+	}
+	if len(evs) > 0 {
+		s.endpointsSeen.Store(version)
 	}
 	slices.SortFunc(evs, func(a, b Unrouted) int { return cmp.Compare(a.Seq, b.Seq) })
 	return version, evs, s.describe(ctx, tx, evs, along)
@@ -362,17 +445,29 @@ func groupColumns(groups []group) (endpoints, keys []string) {
 	return endpoints, keys
 }
 
+var (
+	releaseOne = releaseThose + nextHeld("$2", "$3") + `) RETURNING endpoint_id`
+	// Mostly nothing is held at all, which is found out first.
+	releaseText = releaseThose + `SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
+CROSS JOIN LATERAL (` + nextHeld("g.endpoint_id", "g.order_key") + `) n WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 2)) RETURNING endpoint_id`
+)
+
+const releaseThose = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE state = 2 AND id IN (`
+
+// nextHeld is the one that is to be released of a group.
+func nextHeld(endpointID, orderKey string) string {
+	return fmt.Sprintf(`SELECT h.id FROM deliveries h
+  WHERE h.endpoint_id = %[1]s AND h.order_key = %[2]s AND h.state = 2
+    AND NOT EXISTS (SELECT 1 FROM deliveries a WHERE a.endpoint_id = %[1]s AND a.order_key = %[2]s AND a.state < 2)
+  ORDER BY h.event_seq LIMIT 1`, endpointID, orderKey)
+}
+
 // release makes the earliest held delivery of each group pending, unless the
 // group has an active one. It returns the endpoints that have something to do.
 func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]string, error) {
 	if len(groups) == 0 {
 		return nil, nil
 	}
-	const next = `SELECT h.id FROM deliveries h
-  WHERE h.endpoint_id = %[1]s AND h.order_key = %[2]s AND h.state = 2
-    AND NOT EXISTS (SELECT 1 FROM deliveries a WHERE a.endpoint_id = %[1]s AND a.order_key = %[2]s AND a.state < 2)
-  ORDER BY h.event_seq LIMIT 1`
-	const update = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE state = 2 AND id IN (`
 	now := s.now().UnixMicro()
 	var released []string
 	add := func(rows *sql.Rows, err error) error {
@@ -392,9 +487,7 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
 	var err error
 	if s.postgres() {
 		endpoints, keys := groupColumns(groups)
-		// Mostly nothing is held at all, which is found out first.
-		err = add(tx.QueryContext(ctx, update+`SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
-CROSS JOIN LATERAL (`+fmt.Sprintf(next, "g.endpoint_id", "g.order_key")+`) n WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 2)) RETURNING endpoint_id`, now, endpoints, keys))
+		err = add(tx.QueryContext(ctx, releaseText, now, endpoints, keys))
 	} else {
 		var held bool
 		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 2)`).Scan(&held); err != nil {
@@ -403,7 +496,7 @@ CROSS JOIN LATERAL (`+fmt.Sprintf(next, "g.endpoint_id", "g.order_key")+`) n WHE
 			return nil, nil
 		}
 		var stmt *sql.Stmt
-		stmt, err = tx.PrepareContext(ctx, update+fmt.Sprintf(next, "$2", "$3")+`) RETURNING endpoint_id`)
+		stmt, err = tx.PrepareContext(ctx, releaseOne)
 		if err == nil {
 			defer stmt.Close()
 			for _, g := range groups {

@@ -65,6 +65,12 @@ func (s *Store) Transient(err error) bool {
 	return true
 }
 
+// violated tells whether a row could not be inserted because there is one like it.
+func (d dialect) violated(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23505"
+}
+
 // collided tells whether a transaction failed only because of another one.
 func (d dialect) collided(err error) bool {
 	var pg *pgconn.PgError

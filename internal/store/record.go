@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // A Result is what came of one attempt and what follows from it.
@@ -34,6 +37,11 @@ func (s *Store) Record(ctx context.Context, owner string, results []Result) (end
 	slices.SortFunc(results, func(a, b Result) int {
 		return cmp.Or(cmp.Compare(a.EndpointID, b.EndpointID), cmp.Compare(a.OrderKey, b.OrderKey))
 	})
+	if s.postgres() {
+		if endpointIDs, err = s.recordPipelined(ctx, owner, results); !errors.Is(err, errUncommon) {
+			return endpointIDs, err
+		}
+	}
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
 		kept, err := s.recordRows(ctx, tx, owner, results)
 		if err != nil {
@@ -59,6 +67,62 @@ const (
 	lateUpdate  = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3`
 )
 
+// recordPipelined is the short way of Record. Attempts whose delivery somebody
+// decided about meanwhile follow in a transaction of their own.
+func (s *Store) recordPipelined(ctx context.Context, owner string, results []Result) (released []string, err error) {
+	var groups []group
+	index := make(map[string]int, len(results))
+	for i, r := range results {
+		index[r.DeliveryID] = i
+		if r.State >= Succeeded {
+			groups = append(groups, group{r.EndpointID, r.OrderKey})
+		}
+	}
+	kept := make([]bool, len(results))
+	now := s.now().UnixMicro()
+	var b pgx.Batch
+	b.Queue(recordText, recordArgs(owner, results, now)...).Query(func(rows pgx.Rows) error {
+		clear(kept)
+		var id string
+		for rows.Next() {
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			kept[index[id]] = true
+		}
+		return rows.Err()
+	})
+	if len(groups) > 0 {
+		endpoints, keys := groupColumns(groups)
+		// One whose delivery was decided about is looked at in vain.
+		b.Queue(releaseText, now, endpoints, keys).Query(func(rows pgx.Rows) error {
+			released = nil
+			var endpoint string
+			for rows.Next() {
+				if err := rows.Scan(&endpoint); err != nil {
+					return err
+				}
+				released = append(released, endpoint)
+			}
+			return rows.Err()
+		})
+	}
+	err = s.pipeline(ctx, &b)
+	if s.collided(err) {
+		return nil, errUncommon
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record attempts: %w", err)
+	}
+	if !slices.Contains(kept, false) {
+		return released, nil
+	}
+	if err := s.Tx(ctx, func(tx *sql.Tx) error { return s.recordLate(ctx, tx, results, kept, now) }); err != nil {
+		return nil, fmt.Errorf("record attempts: %w", err)
+	}
+	return released, nil
+}
+
 func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, results []Result) (kept []bool, err error) {
 	now := s.now().UnixMicro()
 	if s.postgres() {
@@ -69,19 +133,25 @@ func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, result
 	if err != nil {
 		return nil, err
 	}
+	return kept, s.recordLate(ctx, tx, results, kept, now)
+}
+
+// recordLate writes the attempts whose delivery was no longer in the owner's
+// hands.
+func (s *Store) recordLate(ctx context.Context, tx *sql.Tx, results []Result, kept []bool, now int64) error {
 	for i, r := range results {
 		if kept[i] {
 			continue
 		}
 		if _, err := tx.ExecContext(ctx, lateAttempt, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
 			r.Error, bytesOf(r.Answer), r.Address); err != nil {
-			return nil, err
+			return err
 		}
 		if _, err := tx.ExecContext(ctx, lateUpdate, r.Status, now, r.DeliveryID); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return kept, nil
+	return nil
 }
 
 func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
@@ -118,34 +188,41 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 	return kept, nil
 }
 
-func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
-	n := len(results)
-	ids, numbers, started, took := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n)
-	status, class, errs, answers, addresses := make([]int64, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
-	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int64, n), make([]string, n)
-	outcomes, receipts, receiptErrors := make([]string, n), make([]string, n), make([]string, n)
-	index := make(map[string]int, n)
-	for i, r := range results {
-		index[r.DeliveryID] = i
-		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int64(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
-		status[i], class[i], errs[i], answers[i], addresses[i] = int64(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
-		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
-		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
-	}
-	rows, err := tx.QueryContext(ctx, `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+const recordText = `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
     $8::text[], $9::bytea[], $10::text[], $11::smallint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[])
   AS u(id, number, started_at, duration_us, status, class, error, answer, address, state, due_at, tries, last_error, outcome, receipt, receipt_error)),
 d AS (UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries, last_status = u.status,
     last_error = u.last_error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
   FROM u WHERE d.id = u.id AND d.state = 1 AND d.owner = $18 RETURNING d.id),
-a AS (`+insertAttempt+`SELECT u.id, number, started_at, duration_us, status, class, error, answer, address FROM u JOIN d ON d.id = u.id)
-SELECT id FROM d`,
-		now, ids, numbers, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner)
-	changed, err := appendStrings(make([]string, 0, n), rows, err)
+a AS (` + insertAttempt + `SELECT u.id, number, started_at, duration_us, status, class, error, answer, address FROM u JOIN d ON d.id = u.id)
+SELECT id FROM d`
+
+func recordArgs(owner string, results []Result, now int64) []any {
+	n := len(results)
+	ids, numbers, started, took := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	status, class, errs, answers, addresses := make([]int64, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
+	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int64, n), make([]string, n)
+	outcomes, receipts, receiptErrors := make([]string, n), make([]string, n), make([]string, n)
+	for i, r := range results {
+		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int64(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
+		status[i], class[i], errs[i], answers[i], addresses[i] = int64(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
+		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
+		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
+	}
+	return []any{now, ids, numbers, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner}
+}
+
+func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
+	rows, err := tx.QueryContext(ctx, recordText, recordArgs(owner, results, now)...)
+	changed, err := appendStrings(make([]string, 0, len(results)), rows, err)
 	if err != nil {
 		return nil, err
 	}
-	kept := make([]bool, n)
+	index := make(map[string]int, len(results))
+	for i, r := range results {
+		index[r.DeliveryID] = i
+	}
+	kept := make([]bool, len(results))
 	for _, id := range changed {
 		kept[index[id]] = true
 	}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -59,6 +60,8 @@ type Store struct {
 	box box
 	ids *ids
 	now func() time.Time
+
+	endpointsSeen atomic.Int64 // the version that a transaction saw last
 }
 
 // Open opens the database, brings its schema up to date under a lock, and
