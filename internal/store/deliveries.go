@@ -152,7 +152,8 @@ func (s *Store) routePipelined(ctx context.Context, owner string, arrivals []Arr
 const routeText = `WITH u AS MATERIALIZED (SELECT * FROM unnest($4::text[], $5::bigint[], $6::text[], $7::text[], $8::smallint[], $9::text[])
   AS u(id, event_seq, endpoint_id, order_key, state, owner)),
 common AS MATERIALIZED (SELECT (SELECT endpoints_version FROM control WHERE id = 1) = $3::bigint
-  AND NOT EXISTS (SELECT 1 FROM handover_outbox o WHERE o.subject <> '' AND o.subject = ANY($2::text[]) AND o.event_seq <> ALL($1::bigint[]))
+  AND NOT EXISTS (SELECT 1 FROM unnest($2::text[]) AS p(subject) CROSS JOIN LATERAL
+    (SELECT 1 FROM handover_outbox o WHERE o.subject <> '' AND o.subject = p.subject AND o.event_seq <> ALL($1::bigint[]) LIMIT 1) o)
   AND NOT EXISTS (SELECT 1 FROM u CROSS JOIN LATERAL
     (SELECT 1 FROM deliveries a WHERE a.endpoint_id = u.endpoint_id AND a.order_key = u.order_key AND a.state < 2 LIMIT 1) a) AS yes),
 taken AS (DELETE FROM handover_outbox WHERE event_seq = ANY($1::bigint[]) AND (SELECT yes FROM common) RETURNING event_seq),

@@ -350,9 +350,6 @@ func (s *Store) way(ctx context.Context, f DeliveryFilter) (way, error) {
 	case f.OrganizationID != "":
 		used["organization"], w.bySeq = true, true
 		w.base.and(`e.organization_id = ?`, f.OrganizationID)
-	case f.EndpointID != "":
-		used["endpoint"] = true
-		w.base.and(`d.endpoint_id || '' = ?`, f.EndpointID)
 	}
 	if w.bySeq {
 		// A delivery is created after its event was recorded, but however late.
@@ -377,7 +374,7 @@ func (s *Store) way(ctx context.Context, f DeliveryFilter) (way, error) {
 	add("events", len(f.EventIDs) > 0, `e.id || '' `+s.in("?", "text"), list(s.dialect, f.EventIDs))
 	add("user", f.UserID != "", `e.user_id || '' = ?`, f.UserID)
 	add("organization", f.OrganizationID != "", `e.organization_id || '' = ?`, f.OrganizationID)
-	add("endpoint", f.EndpointID != "", `d.endpoint_id || '' || '' = ?`, f.EndpointID) // one more than the index has
+	add("endpoint", f.EndpointID != "", `d.endpoint_id || '' = ?`, f.EndpointID)
 	add("state", state >= 0, `d.state + 0 = ?`, int64(state))
 	add("type", f.EventType != "", `e.type = ?`, f.EventType)
 	add("since", !f.Since.IsZero(), `d.created_at >= ?`, f.Since.UnixMicro())

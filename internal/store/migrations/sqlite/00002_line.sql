@@ -66,8 +66,6 @@ CREATE INDEX deliveries_held ON deliveries (endpoint_id, order_key, event_seq) W
 CREATE UNIQUE INDEX deliveries_active ON deliveries (endpoint_id, order_key) WHERE state < 2;
 -- The dead letters.
 CREATE INDEX deliveries_failed ON deliveries (id) WHERE state = 4;
--- An expression, so that it serves lists and is never taken for what is left to do.
-CREATE INDEX deliveries_endpoint ON deliveries ((endpoint_id || ''), id);
 
 CREATE TABLE attempts (
   delivery_id text    NOT NULL,
