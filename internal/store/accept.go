@@ -50,6 +50,7 @@ func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 		}
 	}
 	return s.Tx(ctx, func(tx *sql.Tx) error {
+		ctx := s.unwatched(ctx)
 		h.Reset()
 		var evs []events.Event
 		var from []*Acceptance
@@ -72,7 +73,7 @@ func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 		if len(evs) == 0 {
 			return nil
 		}
-		t := outbox.SQL(tx)
+		var t outbox.Tx = preparedTx{s, tx}
 		if s.postgres() {
 			t = outbox.SQLArrays(tx)
 		}
@@ -159,11 +160,10 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 			return err
 		}
 	} else {
-		stmt, err := tx.PrepareContext(ctx, insert+`VALUES ($1, $2, $3, $4, $5)`+unlessKnown)
+		stmt, err := s.stmt(ctx, tx, insert+`VALUES ($1, $2, $3, $4, $5)`+unlessKnown)
 		if err != nil {
 			return fmt.Errorf("remember webhooks: %w", err)
 		}
-		defer stmt.Close()
 		for i := range ids {
 			if err := collect(stmt.QueryContext(ctx, sources[i], ids[i], evs[i], hashes[i], now)); err != nil {
 				return err

@@ -66,6 +66,7 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 		}
 	}
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
+		ctx := s.unwatched(ctx)
 		made, left = nil, false
 		version, evs, err := s.takeUnrouted(ctx, tx, arrivals)
 		if err != nil || len(evs) == 0 {
@@ -179,7 +180,7 @@ func (s *Store) takeUnrouted(ctx context.Context, tx *sql.Tx, arrivals []Arrival
 			subjects = append(subjects, a.Subject)
 		}
 	}
-	rows, err := tx.QueryContext(ctx, `DELETE FROM handover_outbox WHERE event_seq IN (
+	rows, err := s.query(ctx, tx, `DELETE FROM handover_outbox WHERE event_seq IN (
   SELECT o.event_seq FROM (SELECT event_seq FROM handover_outbox WHERE event_seq `+s.in("$1", "bigint")+`
     UNION SELECT event_seq FROM handover_outbox WHERE subject <> '' AND subject `+s.in("$2", "text")+`) due
   JOIN handover_outbox o ON o.event_seq = due.event_seq ORDER BY o.event_seq LIMIT $3`+s.forUpdate("UPDATE OF o")+`)
@@ -344,11 +345,10 @@ func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []*
 		return ""
 	}
 	if !s.postgres() {
-		stmt, err := tx.PrepareContext(ctx, columns+`VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT `+on+` DO NOTHING`)
+		stmt, err := s.stmt(ctx, tx, columns+`VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $7) ON CONFLICT `+on+` DO NOTHING`)
 		if err != nil {
 			return nil, err
 		}
-		defer stmt.Close()
 		for _, d := range ds {
 			res, err := stmt.ExecContext(ctx, d.ID, d.EventSeq, d.EndpointID, d.OrderKey, d.State, ownerOf(d), now)
 			if err != nil {
@@ -422,9 +422,8 @@ CROSS JOIN LATERAL (SELECT id, endpoint_id, order_key FROM deliveries a
   WHERE a.endpoint_id = g.endpoint_id AND a.order_key = g.order_key AND a.state < 2 FOR SHARE) d`, endpoints, keys))
 	} else {
 		var stmt *sql.Stmt
-		stmt, err = tx.PrepareContext(ctx, `SELECT endpoint_id, order_key FROM deliveries WHERE endpoint_id = $1 AND order_key = $2 AND state < 2`)
+		stmt, err = s.stmt(ctx, tx, `SELECT endpoint_id, order_key FROM deliveries WHERE endpoint_id = $1 AND order_key = $2 AND state < 2`)
 		if err == nil {
-			defer stmt.Close()
 			for _, g := range groups {
 				if err = add(stmt.QueryContext(ctx, g.endpointID, g.orderKey)); err != nil {
 					break
@@ -491,15 +490,17 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
 		err = add(tx.QueryContext(ctx, releaseText, now, endpoints, keys))
 	} else {
 		var held bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 2)`).Scan(&held); err != nil {
+		stmt, err := s.stmt(ctx, tx, `SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 2)`)
+		if err == nil {
+			err = stmt.QueryRowContext(ctx).Scan(&held)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("look for held deliveries: %w", err)
 		} else if !held {
 			return nil, nil
 		}
-		var stmt *sql.Stmt
-		stmt, err = tx.PrepareContext(ctx, releaseOne)
+		stmt, err = s.stmt(ctx, tx, releaseOne)
 		if err == nil {
-			defer stmt.Close()
 			for _, g := range groups {
 				if err = add(stmt.QueryContext(ctx, now, g.endpointID, g.orderKey)); err != nil {
 					break
@@ -699,7 +700,7 @@ func (s *Store) claimSQLite(ctx context.Context, tx *sql.Tx, owner string, wants
 	now := s.now().UnixMicro()
 	var ids []string
 	for _, w := range wants {
-		rows, err := tx.QueryContext(ctx, `UPDATE deliveries SET state = 1, owner = $1
+		rows, err := s.query(ctx, tx, `UPDATE deliveries SET state = 1, owner = $1
 WHERE id IN (SELECT id FROM deliveries WHERE state = 0 AND endpoint_id = $2 AND due_at <= $3 ORDER BY due_at, id LIMIT $4) RETURNING id`,
 			owner, w.EndpointID, now, w.N)
 		if ids, err = appendStrings(ids, rows, err); err != nil {
@@ -709,7 +710,7 @@ WHERE id IN (SELECT id FROM deliveries WHERE state = 0 AND endpoint_id = $2 AND 
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT d.id, d.event_seq, e.id, e.type, d.endpoint_id, d.order_key, d.attempts, d.tries, e.recorded_at, e.body
+	rows, err := s.query(ctx, tx, `SELECT d.id, d.event_seq, e.id, e.type, d.endpoint_id, d.order_key, d.attempts, d.tries, e.recorded_at, e.body
 FROM deliveries d JOIN handover_events e ON e.seq = d.event_seq WHERE d.id `+s.in("$1", "text"), list(s.dialect, ids))
 	return scanClaimed(rows, err)
 }

@@ -43,6 +43,7 @@ func (s *Store) Record(ctx context.Context, owner string, results []Result) (end
 		}
 	}
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
+		ctx := s.unwatched(ctx)
 		kept, err := s.recordRows(ctx, tx, owner, results)
 		if err != nil {
 			return fmt.Errorf("record attempts: %w", err)
@@ -156,17 +157,15 @@ func (s *Store) recordLate(ctx context.Context, tx *sql.Tx, results []Result, ke
 
 func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
 	kept := make([]bool, len(results))
-	insert, err := tx.PrepareContext(ctx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
+	insert, err := s.stmt(ctx, tx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
 	if err != nil {
 		return nil, err
 	}
-	defer insert.Close()
-	update, err := tx.PrepareContext(ctx, `UPDATE deliveries SET state = $1, due_at = $2, owner = '', attempts = $3, tries = $4, last_status = $5,
+	update, err := s.stmt(ctx, tx, `UPDATE deliveries SET state = $1, due_at = $2, owner = '', attempts = $3, tries = $4, last_status = $5,
   last_error = $6, outcome = $7, receipt = $8, receipt_error = $9, updated_at = $10 WHERE id = $11 AND state = 1 AND owner = $12`)
 	if err != nil {
 		return nil, err
 	}
-	defer update.Close()
 	for i, r := range results {
 		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Number, r.Tries, r.Status,
 			errorClass(r), r.Outcome, r.Receipt, r.ReceiptError, now, r.DeliveryID, owner)

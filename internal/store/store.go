@@ -62,12 +62,14 @@ type Store struct {
 	now func() time.Time
 
 	endpointsSeen atomic.Int64 // the version that a transaction saw last
+	prepared      prepared
 }
 
 // Open opens the database, brings its schema up to date under a lock, and
 // checks that the master key fits it.
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{now: c.Now, ids: newIDs()}
+	s.prepared.byText = make(map[string]*sql.Stmt)
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -142,7 +144,7 @@ func (s *Store) Close() error {
 	if s.read == s.write {
 		return s.write.Close()
 	}
-	return errors.Join(s.read.Close(), s.write.Close())
+	return errors.Join(s.closePrepared(), s.read.Close(), s.write.Close())
 }
 
 // DB is the pool that may write, for the outbox's relay.
@@ -165,6 +167,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Tx(ctx context.Context, f func(tx *sql.Tx) error) error {
 	for try := 1; ; try++ {
 		err := s.tryTx(ctx, f)
+		s.prepare(ctx)
 		if err == nil || try == 5 || !s.collided(err) || ctx.Err() != nil {
 			return err
 		}
