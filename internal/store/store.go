@@ -63,6 +63,8 @@ type Store struct {
 
 	endpointsSeen atomic.Int64 // the version that a transaction saw last
 	prepared      prepared
+	shared        shared
+	checkpoints   func() error // ends them
 }
 
 // Open opens the database, brings its schema up to date under a lock, and
@@ -70,6 +72,7 @@ type Store struct {
 func Open(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{now: c.Now, ids: newIDs()}
 	s.prepared.byText = make(map[string]*sql.Stmt)
+	s.shared.turn = make(chan struct{}, 1)
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -124,7 +127,7 @@ func (s *Store) connectSQLite(dir string) error {
 	path := filepath.Join(dir, "handover.db")
 	// FULL: a commit is on the disk before anybody is answered.
 	const pragmas = "_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=wal_autocheckpoint(4000)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-16000)&_pragma=temp_store(2)"
+		"&_pragma=wal_autocheckpoint(8000)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-16000)&_pragma=temp_store(2)"
 	w, err := sql.Open("sqlite", "file:"+path+"?"+pragmas)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
@@ -135,8 +138,40 @@ func (s *Store) connectSQLite(dir string) error {
 		return errors.Join(fmt.Errorf("open %s: %w", path, err), w.Close())
 	}
 	r.SetMaxOpenConns(4)
+	c, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(1000)&_pragma=synchronous(FULL)&_pragma=cache_size(-1000)")
+	if err != nil {
+		return errors.Join(fmt.Errorf("open %s: %w", path, err), w.Close(), r.Close())
+	}
 	s.write, s.read, s.dialect = w, r, dialect{outbox.SQLite}
+	s.checkpoints = checkpoint(c)
 	return nil
+}
+
+// checkpoint carries what was committed from SQLite's log into its file, beside
+// the writer, who would otherwise stop to do so in the middle of the line. It
+// returns what ends it.
+func checkpoint(db *sql.DB) (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				// What cannot be done now is done next time, or by the writer.
+				_, _ = db.ExecContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`)
+			}
+		}
+	}()
+	return func() error {
+		cancel()
+		<-ended
+		return db.Close()
+	}
 }
 
 // Close closes the database.
@@ -144,7 +179,7 @@ func (s *Store) Close() error {
 	if s.read == s.write {
 		return s.write.Close()
 	}
-	return errors.Join(s.closePrepared(), s.read.Close(), s.write.Close())
+	return errors.Join(s.checkpoints(), s.closePrepared(), s.read.Close(), s.write.Close())
 }
 
 // DB is the pool that may write, for the outbox's relay.
@@ -165,9 +200,11 @@ func (s *Store) Ping(ctx context.Context) error {
 // Tx runs f in a transaction, and again when the database says that it only
 // collided with another one.
 func (s *Store) Tx(ctx context.Context, f func(tx *sql.Tx) error) error {
+	if !s.postgres() {
+		return s.share(ctx, f)
+	}
 	for try := 1; ; try++ {
 		err := s.tryTx(ctx, f)
-		s.prepare(ctx)
 		if err == nil || try == 5 || !s.collided(err) || ctx.Err() != nil {
 			return err
 		}
