@@ -92,8 +92,8 @@ func (l load) run(ctx context.Context) sent {
 					case <-time.After(time.Until(due)):
 					}
 				}
+				body = l.body(body[:0], l.First+start, n) // once: sent again it must be the same
 				for {
-					body = l.body(body[:0], l.First+start, n)
 					err := l.post(ctx, client, signer, body, l.First+start)
 					if err == nil {
 						accepted.Add(int64(n))

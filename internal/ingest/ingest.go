@@ -67,10 +67,6 @@ func NewRecorder(s *store.Store, relay *outbox.Relay) *Recorder {
 	r.group.Commit = r.commit
 	r.group.Max = 256
 	r.group.Transient = s.Transient
-	r.group.Workers = 1
-	if s.Dialect() == outbox.Postgres {
-		r.group.Workers = 1
-	}
 	return r
 }
 
@@ -87,12 +83,10 @@ func (r *Recorder) Record(ctx context.Context, req Request) (Result, error) {
 		a.APIKeyID, a.IdempotencyKey, a.RequestHash = req.Idempotency.APIKeyID, req.Idempotency.Key, req.Idempotency.RequestHash
 	}
 	if err := r.group.Do(ctx, a); err != nil {
-		for _, known := range []error{ErrEventConflict, ErrWebhookConflict, ErrIdempotencyConflict} {
-			if errors.Is(err, known) {
-				return Result{}, err
-			}
-		}
 		return Result{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if a.Err != nil {
+		return Result{}, a.Err
 	}
 	if a.Repeated {
 		res := Result{IDs: a.IDs, Duplicates: make([]bool, len(a.IDs))}
@@ -133,6 +127,9 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 // added counts the events that were not known before.
 func added(as []*store.Acceptance) (n int) {
 	for _, a := range as {
+		if a.Err != nil {
+			continue
+		}
 		for _, rec := range a.Records {
 			if rec.Status == outbox.Added {
 				n++

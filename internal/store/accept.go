@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/outbox"
@@ -27,23 +28,42 @@ type Acceptance struct {
 
 	// Records are set by Accept, in the order of Events.
 	Records []outbox.Record
+	// Err is set when it contradicts what is recorded: one of the errors below.
+	// Nothing of it was recorded then.
+	Err error
 	// Repeated is set when this request was accepted before. IDs are then those
 	// of the first time.
 	Repeated bool
 	IDs      []string
 }
 
-// Errors of Accept. Each is of one acceptance; nothing of it was recorded.
+// What may be wrong with one acceptance.
 var (
 	ErrEventConflict       = outbox.ErrConflict
 	ErrWebhookConflict     = errors.New("this webhook-id came before with another body")
 	ErrIdempotencyConflict = errors.New("this idempotency key was used before with another body")
 )
 
+// errContradicted says that acceptances got their Err and nothing was recorded.
+var errContradicted = errors.New("contradicts what is recorded")
+
 // Accept records what was asked in one transaction, which also remembers the
-// webhook-ids and idempotency keys. When one of the acceptances cannot be
-// recorded, none is: the caller then tries them one by one.
+// webhook-ids and idempotency keys. Those that contradict what is recorded are
+// left out and have their Err set. After an error nothing was recorded.
 func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
+	for _, a := range as {
+		a.Err = nil
+	}
+	for {
+		err := s.accept(ctx, h, as)
+		if !errors.Is(err, errContradicted) {
+			return err
+		}
+		as = slices.DeleteFunc(slices.Clone(as), func(a *Acceptance) bool { return a.Err != nil })
+	}
+}
+
+func (s *Store) accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
 	if s.postgres() {
 		if err := s.acceptNew(ctx, h, as); !errors.Is(err, errUncommon) {
 			return err
@@ -64,6 +84,9 @@ func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 			if err := s.rememberRequest(ctx, tx, a); err != nil {
 				return err
 			}
+			if a.Err != nil {
+				return errContradicted
+			}
 			if a.Repeated {
 				continue
 			}
@@ -78,13 +101,16 @@ func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 			t = outbox.SQLArrays(tx)
 		}
 		records, err := outbox.AppendReserved(ctx, t, h, evs...)
-		if err != nil {
+		if err != nil && !errors.Is(err, outbox.ErrConflict) {
 			return err
 		}
 		for _, a := range from {
 			a.Records, records = records[:len(a.Events)], records[len(a.Events):]
+			if slices.ContainsFunc(a.Records, func(r outbox.Record) bool { return r.Status == outbox.Conflict }) {
+				a.Err, err = ErrEventConflict, errContradicted
+			}
 		}
-		return nil
+		return err
 	})
 }
 
@@ -170,6 +196,7 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 			}
 		}
 	}
+	var contradicted error
 	for k, a := range first {
 		if fresh[k] {
 			continue
@@ -180,17 +207,19 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 			return fmt.Errorf("compare webhook: %w", err)
 		}
 		if subtle.ConstantTimeCompare(hash, a.BodyHash[:]) != 1 {
-			return ErrWebhookConflict
+			a.Err, contradicted = ErrWebhookConflict, errContradicted
+			continue
 		}
 		a.Repeated, a.IDs = true, []string{id}
 	}
 	for _, a := range again {
 		if a.BodyHash != first[webhookKey{a.SourceID, a.WebhookID}].BodyHash {
-			return ErrWebhookConflict
+			a.Err, contradicted = ErrWebhookConflict, errContradicted
+			continue
 		}
 		a.Repeated, a.IDs = true, []string{a.Events[0].ID}
 	}
-	return nil
+	return contradicted
 }
 
 func (s *Store) rememberRequest(ctx context.Context, tx *sql.Tx, a *Acceptance) error {
@@ -220,7 +249,8 @@ VALUES ($1, $2, $3, $4, $5) ON CONFLICT (api_key_id, key) DO NOTHING`, a.APIKeyI
 		return fmt.Errorf("compare request: %w", err)
 	}
 	if subtle.ConstantTimeCompare(hash, a.RequestHash[:]) != 1 {
-		return ErrIdempotencyConflict
+		a.Err = ErrIdempotencyConflict
+		return nil
 	}
 	a.Repeated = true
 	if err := json.Unmarshal([]byte(response), &a.IDs); err != nil {

@@ -524,7 +524,12 @@ func TestAcceptRemembersWebhooksAndRequests(t *testing.T) {
 			}
 			return []events.Event{ev}
 		}
-		accept := func(as ...*Acceptance) error { return s.Accept(t.Context(), nil, as) }
+		accept := func(as ...*Acceptance) error {
+			if err := s.Accept(t.Context(), nil, as); err != nil {
+				return err
+			}
+			return as[0].Err
+		}
 		hook := func(webhookID, eventID string, hash byte) *Acceptance {
 			return &Acceptance{Events: event(eventID), SourceID: "src", WebhookID: webhookID, BodyHash: [32]byte{hash}}
 		}
@@ -562,6 +567,26 @@ func TestAcceptRemembersWebhooksAndRequests(t *testing.T) {
 		}
 		if n := l.count(`SELECT count(*) FROM handover_events`); n != 2 {
 			t.Errorf("%d events recorded, want evt_1 and evt_3", n)
+		}
+
+		// What contradicts takes nothing else with it.
+		other = &Acceptance{Events: event("evt_1")}
+		other.Events[0], _ = events.Parse([]byte(strings.Replace(string(other.Events[0].Body()), `"data":{}`, `"data":{"a":1}`, 1)))
+		mixed := []*Acceptance{hook("w1", "evt_6", 9), named("k", "evt_7", 9), other, {Events: event("evt_8")}, hook("w9", "evt_9", 1), {Events: event("evt_3")}}
+		if err := accept(mixed...); !errors.Is(err, ErrWebhookConflict) || !errors.Is(mixed[1].Err, ErrIdempotencyConflict) || !errors.Is(other.Err, ErrEventConflict) {
+			t.Errorf("contradictions: %v, %v, %v", err, mixed[1].Err, other.Err)
+		}
+		for _, a := range mixed[3:] {
+			want := outbox.Added
+			if a.Events[0].ID == "evt_3" {
+				want = outbox.Duplicate
+			}
+			if a.Err != nil || a.Repeated || len(a.Records) != 1 || a.Records[0].Status != want {
+				t.Errorf("%s beside them: %+v", a.Events[0].ID, a)
+			}
+		}
+		if n := l.count(`SELECT count(*) FROM handover_events`); n != 4 {
+			t.Errorf("%d events recorded, want evt_8 and evt_9 too", n)
 		}
 	})
 }
