@@ -189,6 +189,20 @@ func (r *receiver) times() map[string]int {
 	return times
 }
 
+// awaits is await for as long as it may take others to notice that a process
+// is dead.
+func (r *receiver) awaits(t *testing.T, ids []string) {
+	t.Helper()
+	testenv.Eventually(t, patience, func() error {
+		times := r.times()
+		missing := slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return times[id] > 0 })
+		if len(missing) > 0 {
+			return fmt.Errorf("%d of %d events have not arrived, such as %s", len(missing), len(ids), missing[0])
+		}
+		return nil
+	})
+}
+
 func (r *receiver) complain(t *testing.T) {
 	t.Helper()
 	r.mu.Lock()
@@ -245,7 +259,7 @@ func TestClusterLosesNothingWhenKilled(t *testing.T) {
 
 	duplicates := 0
 	for _, r := range receivers {
-		r.await(t, accepted...)
+		r.awaits(t, accepted)
 	}
 	processes[0].settled()
 	for _, r := range receivers {
@@ -298,7 +312,7 @@ func TestRollingRestartDeliversOnce(t *testing.T) {
 	}
 	accepted := crowd.stop()
 	for _, r := range receivers {
-		r.await(t, accepted...)
+		r.awaits(t, accepted)
 	}
 	processes[0].settled()
 	want := make(map[string]int, len(accepted))
