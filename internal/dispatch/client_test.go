@@ -583,12 +583,15 @@ func TestRebinding(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	defer server.Close()
 	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
-	var address atomic.Pointer[netip.Addr]
-	point := func(text string) {
-		addr := netip.MustParseAddr(text)
-		address.Store(&addr)
+	var addresses atomic.Pointer[[]netip.Addr]
+	point := func(texts ...string) {
+		var addrs []netip.Addr
+		for _, text := range texts {
+			addrs = append(addrs, netip.MustParseAddr(text))
+		}
+		addresses.Store(&addrs)
 	}
-	resolver := newResolver(t, func() netip.Addr { return *address.Load() })
+	resolver := newResolver(t, func() []netip.Addr { return *addresses.Load() })
 	guard := dispatch.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	c := newClient(t, &dispatch.Client{Guard: guard, Resolver: resolver})
 	url := "http://rebind.example:" + port
@@ -610,15 +613,25 @@ func TestRebinding(t *testing.T) {
 	if n := hits.Load(); n != 1 {
 		t.Errorf("%d requests arrived, want 1", n)
 	}
-	point("::")
+	// Each of a name's addresses is judged, whatever stands beside it.
+	point("10.0.0.1", "169.254.169.254", "::1", "64:ff9b::7f00:1", "::ffff:10.0.0.1")
+	if a := c.Do(t.Context(), request(url)); a.Class != dispatch.ClassAddressNotAllowed {
+		t.Errorf("several: %s: %s", a.Class, a.Words())
+	}
+	point("10.0.0.1", "64:ff9b::7f00:1", "127.0.0.1", "169.254.169.254")
+	if a := c.Do(t.Context(), request(url)); a.Verdict() != dispatch.Success || a.RemoteAddr != server.Listener.Addr().String() {
+		t.Errorf("one of several: connected to %q, %s: %s", a.RemoteAddr, a.Class, a.Words())
+	}
+	c.Close()
+	point()
 	if a := c.Do(t.Context(), request(url)); a.Class != dispatch.ClassDNS || a.Words() != "the name rebind.example has no address" {
 		t.Errorf("%s: %q", a.Class, a.Words())
 	}
 }
 
-// newResolver asks a name server of its own, which gives every name the one
-// IPv4 address, or none when that is an IPv6 one.
-func newResolver(t *testing.T, address func() netip.Addr) *net.Resolver {
+// newResolver asks a name server of its own, which gives every name the same
+// addresses; without any there is no such name.
+func newResolver(t *testing.T, addresses func() []netip.Addr) *net.Resolver {
 	t.Helper()
 	server, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
 	if err != nil {
@@ -639,21 +652,26 @@ func newResolver(t *testing.T, address func() netip.Addr) *net.Resolver {
 			}
 			question := query[12 : end+5]
 			kind := binary.BigEndian.Uint16(query[end+1:])
-			answer := append([]byte{}, query[:2]...)
-			addr := address()
-			switch {
-			case !addr.Is4():
-				answer = append(answer, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0)
-				answer = append(answer, question...)
-			case kind != 1:
-				answer = append(answer, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0)
-				answer = append(answer, question...)
-			default:
-				answer = append(answer, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0)
-				answer = append(answer, question...)
-				answer = append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
-				answer = append(answer, addr.AsSlice()...)
+			var records []byte
+			count := byte(0)
+			all := addresses()
+			for _, addr := range all {
+				if addr.Is4() == (kind == 1) {
+					count++
+					records = append(records, 0xc0, 12)
+					records = binary.BigEndian.AppendUint16(records, kind)
+					records = append(records, 0, 1, 0, 0, 0, 0, 0, byte(addr.BitLen()/8))
+					records = append(records, addr.AsSlice()...)
+				}
 			}
+			code := byte(0x80)
+			if len(all) == 0 {
+				code |= 3
+			}
+			answer := append([]byte{}, query[:2]...)
+			answer = append(answer, 0x81, code, 0, 1, 0, count, 0, 0, 0, 0)
+			answer = append(answer, question...)
+			answer = append(answer, records...)
 			_, _ = server.WriteTo(answer, from)
 		}
 	}()
