@@ -35,20 +35,27 @@ func newCluster(t *testing.T, n int, args ...string) []*process {
 	}, args...)
 	processes := make([]*process, n)
 	for i := range processes {
-		processes[i] = newProcess(t, args...)
-		// It has to find its address free again after a restart, while others connect.
-		processes[i].addr = lowAddress(t)
-		processes[i].args = append(processes[i].args, "--addr", processes[i].addr)
+		processes[i] = newSteady(t, args...)
 	}
 	return processes
+}
+
+// newSteady returns a process that finds its address free again after a
+// restart, while others connect.
+func newSteady(t *testing.T, args ...string) *process {
+	t.Helper()
+	addr := lowAddress(t)
+	p := newProcess(t, append(slices.Clone(args), "--addr", addr)...)
+	p.addr = addr
+	return p
 }
 
 // lowAddress is a free one below the range of outgoing connections.
 func lowAddress(t *testing.T) string {
 	t.Helper()
 	for range 50 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(12000+rand.IntN(8000))) //nolint:gosec // not a secret
-		if l, err := net.Listen("tcp", addr); err == nil {                         //nolint:noctx // closed at once
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(12000+rand.IntN(8000)))
+		if l, err := net.Listen("tcp", addr); err == nil { //nolint:noctx // closed at once
 			_ = l.Close()
 			return addr
 		}

@@ -410,7 +410,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 // by address or by a name, nor after it was once permitted.
 func TestAddressesAreJudgedAtEachConnection(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, "--data-dir", t.TempDir())
+	p := newSteady(t, "--data-dir", t.TempDir())
 	permitted := p.args
 	i := slices.Index(p.args, "--allow-network")
 	forbidden := slices.Delete(slices.Clone(p.args), i, i+2)
