@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,7 +132,7 @@ func (c *Client) do(ctx context.Context, r Request, begin time.Time) Answer {
 		if err == nil {
 			return answer
 		}
-		if kept.answering || ctx.Err() != nil || x.late(err) {
+		if kept.answering || ctx.Err() != nil || x.late() {
 			return x.failed(ctx, kept, err)
 		}
 	}
@@ -241,10 +240,9 @@ func (x *attempt) over(ctx context.Context, c *conn, head, body []byte) (answer 
 	return answer, nil
 }
 
-// late reports whether an error is that the time was up.
-func (x *attempt) late(err error) bool {
-	return (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)) && !time.Now().Before(x.deadline)
-}
+// late reports whether the time is up. Then that is why there was an error,
+// whatever it says: a header that was cut off looks like a malformed one.
+func (x *attempt) late() bool { return !time.Now().Before(x.deadline) }
 
 // failed is the answer when there was none; c is nil when there was no
 // connection.
@@ -253,7 +251,7 @@ func (x *attempt) failed(ctx context.Context, c *conn, err error) Answer {
 	switch {
 	case p.canceled != nil:
 		err = p.canceled
-	case x.late(err):
+	case x.late():
 		p.canceled = errTimedOut
 	}
 	var handshake handshakeError
