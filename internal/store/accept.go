@@ -48,8 +48,9 @@ var (
 var errContradicted = errors.New("contradicts what is recorded")
 
 // Accept records what was asked in one transaction, which also remembers the
-// webhook-ids and idempotency keys. Those that contradict what is recorded are
-// left out and have their Err set. After an error nothing was recorded.
+// webhook-ids and idempotency keys, and supersedes the removals of people who
+// came back. Those that contradict what is recorded are left out and have their
+// Err set. After an error nothing was recorded.
 func (s *Store) Accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance) error {
 	for _, a := range as {
 		a.Err = nil
@@ -104,13 +105,22 @@ func (s *Store) accept(ctx context.Context, h *outbox.Handoff, as []*Acceptance)
 		if err != nil && !errors.Is(err, outbox.ErrConflict) {
 			return err
 		}
+		var readds []int64
+		for i, ev := range evs {
+			if records[i].Status == outbox.Added && supersedes(ev.Type, ev.UserID()) {
+				readds = append(readds, records[i].Seq)
+			}
+		}
 		for _, a := range from {
 			a.Records, records = records[:len(a.Events)], records[len(a.Events):]
 			if slices.ContainsFunc(a.Records, func(r outbox.Record) bool { return r.Status == outbox.Conflict }) {
 				a.Err, err = ErrEventConflict, errContradicted
 			}
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.supersede(ctx, tx, readds)
 	})
 }
 
@@ -124,6 +134,9 @@ func (s *Store) acceptNew(ctx context.Context, h *outbox.Handoff, as []*Acceptan
 		}
 		a.Repeated = false
 		evs = append(evs, a.Events...)
+	}
+	if slices.ContainsFunc(evs, func(ev events.Event) bool { return supersedes(ev.Type, ev.UserID()) }) {
+		return errUncommon
 	}
 	h.Reset()
 	records, err := outbox.AppendReserved(ctx, pipelined{s}, h, evs...)

@@ -32,7 +32,8 @@ type NewDelivery struct {
 	OrderKey   string
 	// Claim asks for it to be born in its owner's hands.
 	Claim bool
-	// State is set by Route: Sending, Pending or Held; -1 when the delivery existed.
+	// State is set by Route: Sending, Pending, Held or Superseded; -1 when the
+	// delivery existed.
 	State State
 }
 
@@ -72,11 +73,25 @@ func (s *Store) Route(ctx context.Context, owner string, arrivals []Arrival,
 		if err != nil || len(evs) == 0 {
 			return err
 		}
+		var readds []int64
+		for _, ev := range evs {
+			if supersedes(ev.Type, ev.Subject) {
+				readds = append(readds, ev.Seq)
+			}
+		}
+		if err := s.supersede(ctx, tx, readds); err != nil {
+			return err
+		}
 		p, err := plan(version, evs)
 		if err != nil {
 			return err
 		}
 		made = p.Deliveries
+		if len(readds) > 0 {
+			if err := s.markReadded(ctx, tx, made); err != nil {
+				return err
+			}
+		}
 		if err := s.insertDeliveries(ctx, tx, owner, made); err != nil {
 			return err
 		}
@@ -102,7 +117,7 @@ func (s *Store) routePipelined(ctx context.Context, owner string, arrivals []Arr
 	seqs, subjects := make([]int64, len(evs)), make([]string, 0, len(evs))
 	people := make(map[string]bool, len(evs))
 	for i, ev := range evs {
-		if i > 0 && ev.Seq == seqs[i-1] || people[ev.Subject] {
+		if i > 0 && ev.Seq == seqs[i-1] || people[ev.Subject] || supersedes(ev.Type, ev.Subject) {
 			return nil, errUncommon
 		}
 		if seqs[i] = ev.Seq; ev.Subject != "" {
@@ -268,9 +283,10 @@ func (s *Store) leave(ctx context.Context, tx *sql.Tx, arrivals []Arrival, evs [
 // group is whom a delivery must not overtake.
 type group struct{ endpointID, orderKey string }
 
-// insertDeliveries creates deliveries and sets their State. Of one person's at
-// one endpoint only the first may be active; the others are held. In one call
-// they must come in the order of their events.
+// insertDeliveries creates deliveries and sets their State, unless it is
+// Superseded already. Of one person's at one endpoint only the first may be
+// active; the others are held. In one call they must come in the order of their
+// events.
 //
 // Most are about somebody of whom nothing is under way there: those are simply
 // inserted, and the index of the active ones says which were not so.
@@ -280,10 +296,13 @@ func (s *Store) insertDeliveries(ctx context.Context, tx *sql.Tx, owner string, 
 	}
 	now := s.now().UnixMicro()
 	busy := make(map[group]bool, len(ds))
-	first, later := make([]*NewDelivery, 0, len(ds)), []*NewDelivery(nil)
+	first := make([]*NewDelivery, 0, len(ds))
+	var later, superseded []*NewDelivery
 	for i := range ds {
 		d := &ds[i]
-		if g := (group{d.EndpointID, d.OrderKey}); busy[g] {
+		if d.State == Superseded {
+			superseded = append(superseded, d)
+		} else if g := (group{d.EndpointID, d.OrderKey}); busy[g] {
 			later = append(later, d)
 		} else {
 			busy[g] = true
@@ -297,6 +316,15 @@ func (s *Store) insertDeliveries(ctx context.Context, tx *sql.Tx, owner string, 
 	refused, err := s.insertRows(ctx, tx, owner, first, now, "")
 	if err != nil {
 		return fmt.Errorf("insert deliveries: %w", err)
+	}
+	if len(superseded) > 0 {
+		exist, err := s.insertRows(ctx, tx, owner, superseded, now, "(event_seq, endpoint_id)")
+		if err != nil {
+			return fmt.Errorf("insert superseded deliveries: %w", err)
+		}
+		for _, d := range exist {
+			d.State = existed
+		}
 	}
 	if len(refused)+len(later) == 0 {
 		return nil
@@ -516,11 +544,16 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
 
 // requeue sends deliveries again from the start of their schedule: each becomes
 // pending now, or held when another one about the same person is active at its
-// endpoint. Superseded ones, and those in somebody's hands, are skipped. It
-// returns the endpoints that have something to do.
+// endpoint. Skipped are those in somebody's hands, superseded ones, and others
+// of removals after which the person came back. It returns the endpoints that
+// have something to do.
 func (s *Store) requeue(ctx context.Context, tx *sql.Tx, ids []string, now time.Time) (moved, skipped int, endpointIDs []string, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT id, endpoint_id, order_key, state FROM deliveries WHERE id `+s.in("$1", "text")+`
-ORDER BY endpoint_id, order_key, event_seq`+s.forUpdate("UPDATE"), list(s.dialect, ids))
+	if err := s.lockReadds(ctx, tx, ""); err != nil {
+		return 0, 0, nil, err
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT d.id, d.endpoint_id, d.order_key, d.state, `+readded+`
+FROM deliveries d JOIN handover_events e ON e.seq = d.event_seq WHERE d.id `+s.in("$1", "text")+`
+ORDER BY d.endpoint_id, d.order_key, d.event_seq`+s.forUpdate("UPDATE OF d"), list(s.dialect, ids))
 	if err != nil {
 		return 0, 0, nil, fmt.Errorf("lock deliveries: %w", err)
 	}
@@ -528,13 +561,14 @@ ORDER BY endpoint_id, order_key, event_seq`+s.forUpdate("UPDATE"), list(s.dialec
 	type row struct {
 		id string
 		group
-		state State
+		state   State
+		readded bool
 	}
 	var found []row
 	var groups []group
 	for rows.Next() {
 		var r row
-		if err := rows.Scan(&r.id, &r.endpointID, &r.orderKey, &r.state); err != nil {
+		if err := rows.Scan(&r.id, &r.endpointID, &r.orderKey, &r.state, &r.readded); err != nil {
 			return 0, 0, nil, fmt.Errorf("lock deliveries: %w", err)
 		}
 		found = append(found, r)
@@ -551,7 +585,7 @@ ORDER BY endpoint_id, order_key, event_seq`+s.forUpdate("UPDATE"), list(s.dialec
 	touched := make(map[string]bool)
 	for _, r := range found {
 		switch {
-		case r.state == Superseded, r.state == Sending:
+		case r.state == Superseded, r.state == Sending, r.readded:
 			continue
 		case r.state == Held:
 			moved++ // it goes as soon as its turn comes

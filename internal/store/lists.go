@@ -530,14 +530,16 @@ func (s *Store) RetryDelivery(ctx context.Context, id string) (endpointIDs []str
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
 		var state State
 		var endpoint string
-		err := tx.QueryRowContext(ctx, `SELECT d.state, coalesce(p.state, 'deleted') FROM deliveries d LEFT JOIN endpoints p ON p.id = d.endpoint_id
-WHERE d.id = $1`, id).Scan(&state, &endpoint)
+		var back bool
+		err := tx.QueryRowContext(ctx, `SELECT d.state, coalesce(p.state, 'deleted'), `+readded+`
+FROM deliveries d JOIN handover_events e ON e.seq = d.event_seq LEFT JOIN endpoints p ON p.id = d.endpoint_id
+WHERE d.id = $1`, id).Scan(&state, &endpoint, &back)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return ErrNotFound
 		case err != nil:
 			return err
-		case state == Superseded:
+		case state == Superseded, back:
 			return ErrSuperseded
 		case state == Sending:
 			return ErrSending

@@ -122,7 +122,7 @@ func (s *Store) count(ctx context.Context, sel Selection, upper position) (total
 		c.and(`d.id <= ?`, upper.id)
 	}
 	var skip sql.NullInt64
-	err = s.read.QueryRowContext(ctx, `SELECT count(*), sum(CASE WHEN d.state IN (1, 5)
+	err = s.read.QueryRowContext(ctx, `SELECT count(*), sum(CASE WHEN d.state IN (1, 5) OR `+readded+`
   OR NOT EXISTS (SELECT 1 FROM endpoints p WHERE p.id = d.endpoint_id AND p.state = 'enabled') THEN 1 ELSE 0 END)`+tables+c.String(), c.args...).Scan(&total, &skip)
 	return total, skip.Int64, err
 }
@@ -331,12 +331,16 @@ func (s *Store) missing(ctx context.Context, q querier, sel Selection) (way, err
 		w.rest.and(`e.recorded_at < ?`, sel.Until.UnixMicro())
 	}
 	w.rest.and(`NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_seq = e.seq AND d.endpoint_id = ?)`, e.ID)
+	w.rest.and(`NOT ` + readded)
 	// The router has yet to come to those in the outbox.
 	w.rest.and(`NOT EXISTS (SELECT 1 FROM handover_outbox o WHERE o.event_seq = e.seq)`)
 	return w, nil
 }
 
 func (s *Store) replayMissing(ctx context.Context, tx *sql.Tx, sel Selection, at string, upper position, limit int, page *ReplayPage) (end position, last bool, err error) {
+	if err := s.lockReadds(ctx, tx, ""); err != nil {
+		return position{}, false, err
+	}
 	w, err := s.missing(ctx, tx, sel)
 	if err != nil {
 		return position{}, false, err
