@@ -415,6 +415,29 @@ func TestLeaseOfADeadRelayEnds(t *testing.T) {
 	})
 }
 
+// What is never routed is relayed again and again, each time twice as long after
+// the time before, and at last 64 leases.
+func TestRepeatsBecomeRare(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, db database) {
+		now := time.Now()
+		pub := &collector{}
+		relay := &outbox.Relay{DB: db.DB, Dialect: db.name, Publisher: pub, KeepUntilRouted: true, Now: func() time.Time { return now }}
+		appendAll(t, db, event(t, eventID(1)))
+		now = now.Add(time.Second)
+		for i := range 10 {
+			if n, err := relay.Flush(t.Context()); n != 1 || err != nil {
+				t.Fatalf("repeat %d: Flush = %d, %v", i, n, err)
+			}
+			now = now.Add(time.Minute<<min(i, 6) - time.Second)
+			if n, err := relay.Flush(t.Context()); n != 0 || err != nil {
+				t.Fatalf("a second before repeat %d: Flush = %d, %v", i+1, n, err)
+			}
+			now = now.Add(time.Second)
+		}
+	})
+}
+
 // An event whose transaction commits after a later-numbered one is not skipped.
 func TestLateCommitIsNotSkipped(t *testing.T) {
 	t.Parallel()

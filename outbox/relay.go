@@ -207,7 +207,7 @@ func (r *Relay) claim(ctx context.Context) ([]int64, error) {
 	if r.Dialect == Postgres {
 		locking, least = " FOR UPDATE SKIP LOCKED", "least"
 	}
-	rows, err := r.DB.QueryContext(ctx, `UPDATE handover_outbox SET state = 1, attempts = attempts + 1, due_at = $3 + $1 * (1 << `+least+`(attempts, 6)), owner = $2
+	rows, err := r.DB.QueryContext(ctx, `UPDATE handover_outbox SET state = 1, attempts = attempts + 1, due_at = $3 + CAST($1 AS bigint) * (1 << `+least+`(attempts, 6)), owner = $2
 WHERE event_seq IN (SELECT event_seq FROM handover_outbox WHERE due_at <= $3 ORDER BY due_at, event_seq LIMIT $4`+locking+`)
 RETURNING event_seq`, r.lease().Microseconds(), r.Owner, now.UnixMicro(), r.batch())
 	if err != nil {
