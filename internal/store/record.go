@@ -12,7 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Result is what came of one attempt and what follows from it.
+// A Result is what came of one attempt and what follows from it. The attempt's
+// Number is what its owner believes; Record counts itself.
 type Result struct {
 	Attempt
 	EndpointID string
@@ -60,12 +61,13 @@ func (s *Store) Record(ctx context.Context, owner string, results []Result) (end
 	return endpointIDs, err
 }
 
+// Attempts are numbered as they are recorded: while one was made, the result of
+// an earlier one may have been recorded late, by an owner that has lost the
+// delivery, or a second time, because its commit's answer got lost.
 const (
 	insertAttempt = `INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, class, error, answer, address) `
-	// Another owner may have counted on meanwhile, and a result may be recorded
-	// twice when its commit's answer got lost: then it gets the next number.
-	lateAttempt = insertAttempt + `SELECT $1, coalesce(max(number), 0) + 1, $2, $3, $4, $5, $6, $7, $8 FROM attempts WHERE delivery_id = $1`
-	lateUpdate  = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3`
+	insertValues  = insertAttempt + `VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+	lateUpdate    = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3 RETURNING attempts`
 )
 
 // recordPipelined is the short way of Record. Attempts whose delivery somebody
@@ -144,11 +146,16 @@ func (s *Store) recordLate(ctx context.Context, tx *sql.Tx, results []Result, ke
 		if kept[i] {
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, lateAttempt, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
-			r.Error, bytesOf(r.Answer), r.Address); err != nil {
+		var number int
+		err := tx.QueryRowContext(ctx, lateUpdate, r.Status, now, r.DeliveryID).Scan(&number)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, lateUpdate, r.Status, now, r.DeliveryID); err != nil {
+		if _, err := tx.ExecContext(ctx, insertValues, r.DeliveryID, number, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+			r.Error, bytesOf(r.Answer), r.Address); err != nil {
 			return err
 		}
 	}
@@ -157,17 +164,17 @@ func (s *Store) recordLate(ctx context.Context, tx *sql.Tx, results []Result, ke
 
 func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
 	kept := make([]bool, len(results))
-	insert, err := s.stmt(ctx, tx, insertAttempt+`VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`)
+	insert, err := s.stmt(ctx, tx, insertAttempt+`SELECT id, attempts, $2, $3, $4, $5, $6, $7, $8 FROM deliveries WHERE id = $1`)
 	if err != nil {
 		return nil, err
 	}
-	update, err := s.stmt(ctx, tx, `UPDATE deliveries SET state = $1, due_at = $2, owner = '', attempts = $3, tries = $4, last_status = $5,
-  last_error = $6, outcome = $7, receipt = $8, receipt_error = $9, updated_at = $10 WHERE id = $11 AND state = 1 AND owner = $12`)
+	update, err := s.stmt(ctx, tx, `UPDATE deliveries SET state = $1, due_at = $2, owner = '', attempts = attempts + 1, tries = $3, last_status = $4,
+  last_error = $5, outcome = $6, receipt = $7, receipt_error = $8, updated_at = $9 WHERE id = $10 AND state = 1 AND owner = $11`)
 	if err != nil {
 		return nil, err
 	}
 	for i, r := range results {
-		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Number, r.Tries, r.Status,
+		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Tries, r.Status,
 			errorClass(r), r.Outcome, r.Receipt, r.ReceiptError, now, r.DeliveryID, owner)
 		if err != nil {
 			return nil, err
@@ -179,7 +186,7 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 		if kept[i] = n == 1; !kept[i] {
 			continue
 		}
-		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.Number, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
 			r.Error, bytesOf(r.Answer), r.Address); err != nil {
 			return nil, err
 		}
@@ -187,28 +194,28 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 	return kept, nil
 }
 
-const recordText = `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
-    $8::text[], $9::bytea[], $10::text[], $11::smallint[], $12::bigint[], $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[])
-  AS u(id, number, started_at, duration_us, status, class, error, answer, address, state, due_at, tries, last_error, outcome, receipt, receipt_error)),
-d AS (UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = u.number, tries = u.tries, last_status = u.status,
+const recordText = `WITH u AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
+    $7::text[], $8::bytea[], $9::text[], $10::smallint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::text[], $16::text[])
+  AS u(id, started_at, duration_us, status, class, error, answer, address, state, due_at, tries, last_error, outcome, receipt, receipt_error)),
+d AS (UPDATE deliveries d SET state = u.state, due_at = u.due_at, owner = '', attempts = d.attempts + 1, tries = u.tries, last_status = u.status,
     last_error = u.last_error, outcome = u.outcome, receipt = u.receipt, receipt_error = u.receipt_error, updated_at = $1
-  FROM u WHERE d.id = u.id AND d.state = 1 AND d.owner = $18 RETURNING d.id),
-a AS (` + insertAttempt + `SELECT u.id, number, started_at, duration_us, status, class, error, answer, address FROM u JOIN d ON d.id = u.id)
+  FROM u WHERE d.id = u.id AND d.state = 1 AND d.owner = $17 RETURNING d.id, d.attempts),
+a AS (` + insertAttempt + `SELECT u.id, d.attempts, started_at, duration_us, status, class, error, answer, address FROM u JOIN d ON d.id = u.id)
 SELECT id FROM d`
 
 func recordArgs(owner string, results []Result, now int64) []any {
 	n := len(results)
-	ids, numbers, started, took := make([]string, n), make([]int64, n), make([]int64, n), make([]int64, n)
+	ids, started, took := make([]string, n), make([]int64, n), make([]int64, n)
 	status, class, errs, answers, addresses := make([]int64, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
 	states, due, tries, lastErrors := make([]int16, n), make([]int64, n), make([]int64, n), make([]string, n)
 	outcomes, receipts, receiptErrors := make([]string, n), make([]string, n), make([]string, n)
 	for i, r := range results {
-		ids[i], numbers[i], started[i], took[i] = r.DeliveryID, int64(r.Number), r.StartedAt.UnixMicro(), r.Duration.Microseconds()
+		ids[i], started[i], took[i] = r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds()
 		status[i], class[i], errs[i], answers[i], addresses[i] = int64(r.Status), r.Class, r.Error, bytesOf(r.Answer), r.Address
 		states[i], due[i], tries[i], lastErrors[i] = int16(r.State), r.DueAt.UnixMicro(), int64(r.Tries), errorClass(r)
 		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
 	}
-	return []any{now, ids, numbers, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner}
+	return []any{now, ids, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner}
 }
 
 func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
