@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"flag"
 	"fmt"
@@ -103,9 +104,10 @@ type model struct {
 // fact is a recorded event.
 type fact struct {
 	events.Event
-	seq    int64
-	routed bool
-	due    map[string]bool // endpoints that were subscribed when it was routed
+	seq      int64
+	appended bool // by a program, past the store
+	routed   bool
+	due      map[string]bool // endpoints that were subscribed when it was routed
 }
 
 // process is a worker with what it has in memory.
@@ -179,14 +181,22 @@ func (m *model) publish(t *rapid.T) {
 		m.must(t, err)
 		a.Events = append(a.Events, ev)
 	}
-	m.must(t, m.s.Accept(m.ctx, nil, []*Acceptance{a}))
+	appended := rapid.IntRange(0, 3).Draw(t, "appended by a program in a transaction of its own") == 3
+	if appended {
+		m.must(t, m.s.Tx(m.ctx, func(tx *sql.Tx) (err error) {
+			a.Records, err = outbox.Append(m.ctx, tx, a.Events...)
+			return err
+		}))
+	} else {
+		m.must(t, m.s.Accept(m.ctx, nil, []*Acceptance{a}))
+	}
 	m.published = append(m.published, a)
 	for i, ev := range a.Events {
 		if a.Records[i].Status != outbox.Added {
 			t.Fatalf("event %s: status %d", ev.ID, a.Records[i].Status)
 		}
-		m.facts = append(m.facts, &fact{Event: ev, seq: a.Records[i].Seq})
-		m.did(t, "publish", "%d: %s of %s in %s", a.Records[i].Seq, ev.Type, ev.Subject(), ev.OrganizationID)
+		m.facts = append(m.facts, &fact{Event: ev, seq: a.Records[i].Seq, appended: appended})
+		m.did(t, "publish", "%d: %s of %s in %s, appended %v", a.Records[i].Seq, ev.Type, ev.Subject(), ev.OrganizationID, appended)
 	}
 }
 
@@ -360,7 +370,7 @@ func (m *model) send(t *rapid.T) {
 	if c.EventID != f.ID || c.EventType != f.Type || !bytes.Equal(c.Body, f.Body()) {
 		t.Fatalf("sent %s %s %s for %s", c.EventType, c.EventID, c.Body, f.Body())
 	}
-	if m.readded(f) {
+	if m.readded(f, true) {
 		t.Fatalf("sent removal %d after the person came back", f.seq)
 	}
 }
@@ -501,11 +511,19 @@ func (m *model) any(t *rapid.T) row {
 func (m *model) retry(t *rapid.T) {
 	r := m.any(t)
 	_, err := m.s.RetryDelivery(m.ctx, r.id)
-	f, enabled := m.fact(r.seq), m.app(r.endpoint).State == EndpointEnabled
+	back, enabled := m.readded(m.fact(r.seq), false), m.app(r.endpoint).State == EndpointEnabled
 	m.did(t, "retry", "%d at %s: %v", r.seq, r.endpoint, err)
-	want := map[bool]error{r.state == Sending: ErrSending, !enabled: ErrEndpointNotReady, m.readded(f): ErrSuperseded}[true]
-	if want == nil && err != nil || want != nil && !errors.Is(err, ErrConflict) || m.readded(f) && !errors.Is(err, ErrSuperseded) {
-		t.Fatalf("retry of %d, which is %s, endpoint enabled %v, back %v: %v", r.seq, r.state, enabled, m.readded(f), err)
+	var want error
+	switch {
+	case back:
+		want = ErrSuperseded
+	case r.state == Sending:
+		want = ErrSending
+	case !enabled:
+		want = ErrEndpointNotReady
+	}
+	if !errors.Is(err, want) {
+		t.Fatalf("retry of %d, which is %s, endpoint enabled %v, person back %v: %v", r.seq, r.state, enabled, back, err)
 	}
 	m.expect = func(after map[string]row) error {
 		if is := after[r.id].state; err == nil && is != Pending && is != Held {
@@ -617,10 +635,11 @@ func (m *model) app(id string) *Endpoint {
 	return m.apps[slices.IndexFunc(m.apps, func(e *Endpoint) bool { return e.ID == id })]
 }
 
-// readded tells whether f is a removal of somebody who came back.
-func (m *model) readded(f *fact) bool {
+// readded tells whether f is a removal of somebody who came back. What a program
+// appended takes effect when it is routed.
+func (m *model) readded(f *fact, inEffect bool) bool {
 	return f.Type == events.MembershipRemoved.Name && slices.ContainsFunc(m.facts, func(g *fact) bool {
-		return g.Type == events.MembershipCreated.Name && g.seq > f.seq && g.UserID() == f.UserID() && g.OrganizationID == f.OrganizationID
+		return (!inEffect || !g.appended || g.routed) && g.Type == events.MembershipCreated.Name && g.seq > f.seq && g.UserID() == f.UserID() && g.OrganizationID == f.OrganizationID
 	})
 }
 
@@ -825,9 +844,9 @@ func (m *model) checkDeliveries(t *rapid.T, after map[string]row) {
 func (m *model) checkOrder(t *rapid.T, after map[string]row, inOutbox map[int64]bool) {
 	for id, r := range after {
 		f := m.fact(r.seq)
-		if back := m.readded(f); back && r.state < Succeeded {
+		if m.readded(f, true) && r.state < Succeeded {
 			t.Fatalf("removal %d is %s after the person came back", r.seq, r.state)
-		} else if !back && r.state == Superseded {
+		} else if r.state == Superseded && !m.readded(f, false) {
 			t.Fatalf("event %d is superseded by none", r.seq)
 		}
 		if was, ok := m.before[id]; r.state >= Held || ok && was.state < Held {
