@@ -415,7 +415,7 @@ func (m *model) answer(t *rapid.T) {
 			is := after[id].state
 			was := m.before[id]
 			if state == -1 && is != was.state && (was.state != Held || is != Pending) || state != -1 && is != state {
-				return fmt.Errorf("delivery of %d was %s of %q and is %s, recorded by %q as %s", was.seq, was.state, was.owner, is, p.Owner, state)
+				return fmt.Errorf("delivery of %d was %s of %q and is %s, recorded by %q as state %d", was.seq, was.state, was.owner, is, p.Owner, state)
 			}
 		}
 		return nil
