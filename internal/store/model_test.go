@@ -38,9 +38,12 @@ import (
 //     none says that somebody left who has come back.
 //
 // More of it: go test ./internal/store -run Promises -rapid.checks 5000
+//
+// It is one goroutine, so the race detector, which makes it slow, has little to
+// find here.
 func TestDeliveriesKeepTheirPromises(t *testing.T) {
 	t.Parallel()
-	for name, value := range map[string]string{"checks": "60", "steps": "60", "nofailfile": "true"} {
+	for name, value := range map[string]string{"checks": checks, "steps": "60", "nofailfile": "true"} {
 		f := flag.Lookup("rapid." + name)
 		if _, set := os.LookupEnv("RAPID_" + strings.ToUpper(name)); !set && f.Value.String() == f.DefValue {
 			if err := f.Value.Set(value); err != nil {
@@ -59,7 +62,7 @@ func TestDeliveriesKeepTheirPromises(t *testing.T) {
 			}
 		}
 		rapid.Check(t, func(rt *rapid.T) {
-			m := newModel(rt, t.Context(), s, &now)
+			m := newModel(t.Context(), rt, s, &now)
 			rt.Repeat(map[string]func(*rapid.T){
 				"": m.check,
 				// What happens often is here several times.
@@ -132,7 +135,7 @@ type row struct {
 
 func (r row) group() group { return group{r.endpoint, r.key} }
 
-func newModel(t *rapid.T, ctx context.Context, s *Store, now *time.Time) *model {
+func newModel(ctx context.Context, t *rapid.T, s *Store, now *time.Time) *model {
 	m := &model{s: s, ctx: ctx, now: now, attempts: make(map[string]int)}
 	for _, table := range []string{"handover_outbox", "handover_events", "deliveries", "attempts", "workers", "replays", "endpoint_keys", "endpoints"} {
 		_, err := s.write.ExecContext(ctx, `DELETE FROM `+table)
@@ -427,6 +430,7 @@ func (m *model) putBack(t *rapid.T) {
 	c := take(t, &p.waiting)
 	m.must(t, m.s.PutBack(m.ctx, p.Owner, []string{c.ID}, m.now.Add(time.Second)))
 	m.did(t, "put back", "%d to %s by %s", c.EventSeq, c.EndpointID, p.Owner)
+	m.expect = m.onlyOf(p.Owner)
 }
 
 // reconcile puts back what a process does not know that it has.
@@ -440,6 +444,19 @@ func (m *model) reconcile(t *rapid.T) {
 	mine = slices.DeleteFunc(mine, known)
 	m.must(t, m.s.PutBack(m.ctx, p.Owner, mine, *m.now))
 	m.did(t, "reconcile", "%d of %s", len(mine), p.Owner)
+	m.expect = m.onlyOf(p.Owner)
+}
+
+// onlyOf: what others have to send stays in their hands.
+func (m *model) onlyOf(owners ...string) func(map[string]row) error {
+	return func(after map[string]row) error {
+		for id, was := range m.before {
+			if was.state == Sending && !slices.Contains(owners, was.owner) && after[id].state != Sending {
+				return fmt.Errorf("delivery of %d was taken from %q", was.seq, was.owner)
+			}
+		}
+		return nil
+	}
 }
 
 // Processes.
@@ -464,6 +481,7 @@ func (m *model) crash(t *rapid.T) {
 		m.expire(t, p)
 	}
 	m.did(t, "crash", "%s, now %s", p.Owner, m.processes[i].Owner)
+	m.expect = m.onlyOf(p.Owner)
 }
 
 // lapse ends the lease of a process that goes on all the same.
@@ -490,6 +508,7 @@ func (m *model) retire(t *rapid.T) {
 	owners, err := m.s.RetireExpired(m.ctx, p.Owner)
 	m.must(t, err)
 	m.did(t, "retire", "%v by %s", owners, p.Owner)
+	m.expect = m.onlyOf(owners...)
 }
 
 func (m *model) wait(t *rapid.T) {

@@ -17,7 +17,7 @@ import (
 )
 
 // history is how many finished deliveries there are.
-const history = 30000
+const history = 10000
 
 // TestNothingReadsWhatIsDone does what events cost, and what is done again and
 // again, beside a long history. PostgreSQL counts the rows that are read. In
@@ -35,7 +35,8 @@ func TestNothingReadsWhatIsDone(t *testing.T) {
 		}
 		destroy(t, filepath.Join(c.Dir, "handover.db"), pages)
 		l := newPresent(t, open(t, c))
-		if _, err := l.read.QueryContext(t.Context(), `SELECT max(due_at) FROM deliveries`); err == nil {
+		var due int64
+		if err := l.read.QueryRowContext(t.Context(), `SELECT max(due_at) FROM deliveries`).Scan(&due); err == nil {
 			t.Fatal("the history can be read: the test shows nothing")
 		}
 		for _, op := range l.operations() {
@@ -54,7 +55,7 @@ func TestNothingReadsWhatIsDone(t *testing.T) {
 			if err := op.do(t.Context()); err != nil {
 				t.Errorf("%s: %v", op.name, err)
 			}
-			if n := rowsRead(t, s) - before; n > history/10 {
+			if n := rowsRead(t, s) - before; n > history/5 {
 				t.Errorf("%s read %d rows", op.name, n)
 			}
 		}
