@@ -27,9 +27,10 @@ type PostgresInstance struct {
 
 	settings []string
 
-	mu   sync.Mutex
-	port int
-	run  *process // nil while stopped
+	mu      sync.Mutex
+	port    int
+	run     *process // nil while stopped
+	crashed bool     // the last run did
 }
 
 var sharedPostgres = sync.OnceValues(StartPostgres)
@@ -65,10 +66,11 @@ func Postgres(tb testing.TB) string {
 }
 
 // PostgresServer starts a PostgreSQL server for this test alone; it is gone
-// when the test has ended.
+// when the test has ended. It keeps what it has committed when it is killed,
+// though not when the machine is.
 func PostgresServer(tb testing.TB) *PostgresInstance {
 	tb.Helper()
-	p, err := StartPostgres()
+	p, err := startPostgres("-F", "-c", "shared_buffers=64MB")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -176,6 +178,17 @@ func (p *PostgresInstance) Start() error {
 	if p.run != nil {
 		return nil
 	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := p.start()
+		if err == nil || !p.crashed || time.Now().After(deadline) {
+			p.crashed = p.crashed && err != nil
+			return err
+		}
+		// The sessions of the server that crashed are about to notice and end.
+	}
+}
+
+func (p *PostgresInstance) start() error {
 	program, err := postgresProgram("postgres")
 	if err != nil {
 		return err
@@ -214,6 +227,10 @@ func (p *PostgresInstance) Stop() error { return p.end(syscall.SIGINT) }
 // and the next Start recovers as after a crash.
 func (p *PostgresInstance) Kill() error { return p.end(syscall.SIGQUIT) }
 
+// Crash is SIGKILL to the server's first process: it cannot even tell its
+// sessions, which end when they notice.
+func (p *PostgresInstance) Crash() error { return p.end(syscall.SIGKILL) }
+
 func (p *PostgresInstance) end(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -221,7 +238,7 @@ func (p *PostgresInstance) end(sig syscall.Signal) error {
 		return nil
 	}
 	run := p.run
-	p.run = nil
+	p.run, p.crashed = nil, sig == syscall.SIGKILL
 	return run.end(sig)
 }
 

@@ -1,0 +1,134 @@
+package app_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/handover-dev/handover/internal/testenv"
+)
+
+// underLoad starts the program with two apps and publishers that go on all
+// through what the test does. The function it returns ends them, and checks that
+// nothing was lost.
+func underLoad(t *testing.T, l *load, args ...string) (p *process, survived func()) {
+	t.Helper()
+	p = newProcess(t, append(args, "--data-dir", t.TempDir())...)
+	p.start()
+	receivers := []*receiver{newReceiver(t), newReceiver(t)}
+	for i, r := range receivers {
+		r.subscribe(t, p, fmt.Sprint("app ", i))
+	}
+	l.process = p
+	l.start()
+	l.accepts(50)
+	return p, func() {
+		t.Helper()
+		awaitReady(p)
+		l.accepts(50)
+		l.stop()
+		l.arrivesAt(receivers...)
+		checkInvariants(t, p)
+	}
+}
+
+// While PostgreSQL is away publishers are told to come later, and /readyz says
+// why. When it is back everything goes on.
+func TestPostgresAway(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*testenv.PostgresInstance) error{
+		"restarted": (*testenv.PostgresInstance).Stop,
+		"killed":    (*testenv.PostgresInstance).Crash,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := testenv.PostgresServer(t)
+			l := &load{}
+			p, survived := underLoad(t, l, "--database-url", server.URL(), "--redis-url", testenv.RedisServer(t, testenv.RedisOptions{}).URL())
+			for range 3 {
+				if err := end(server); err != nil {
+					t.Fatal(err)
+				}
+				l.isRefused(10)
+				awaitNotReady(p, "database")
+				if err := server.Start(); err != nil {
+					t.Fatal(err)
+				}
+				awaitReady(p)
+				l.accepts(50)
+			}
+			survived()
+		})
+	}
+}
+
+// Whatever Redis does, events are taken and nothing is lost: what was recorded
+// waits in the database.
+func TestRedisInTrouble(t *testing.T) {
+	t.Parallel()
+	trouble := map[string]func(t *testing.T, server *testenv.Server, p *process, l *load){
+		"restarted": func(t *testing.T, server *testenv.Server, p *process, l *load) {
+			for _, end := range []func() error{server.Stop, server.Kill, server.Stop} {
+				if err := end(); err != nil {
+					t.Fatal(err)
+				}
+				awaitNotReady(p, "stream")
+				l.accepts(50)
+				if err := server.Start(); err != nil {
+					t.Fatal(err)
+				}
+				awaitReady(p)
+			}
+		},
+		"flushed": func(t *testing.T, server *testenv.Server, _ *process, l *load) {
+			client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+			defer client.Close()
+			for range 10 {
+				l.accepts(30)
+				if err := client.FlushAll(t.Context()).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"paused": func(t *testing.T, server *testenv.Server, p *process, l *load) {
+			if err := server.Pause(); err != nil {
+				t.Fatal(err)
+			}
+			over := time.After(20 * time.Second) // longer than any command to Redis may take
+			for {
+				select {
+				case <-over:
+					if err := server.Resume(); err != nil {
+						t.Fatal(err)
+					}
+					return
+				default:
+				}
+				l.accepts(10)
+				awaitNotReady(p, "stream")
+				if status, body := p.get("/healthz"); status != http.StatusOK {
+					t.Fatalf("/healthz: %d %s", status, body)
+				}
+			}
+		},
+	}
+	for name, happen := range trouble {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := testenv.RedisServer(t, testenv.RedisOptions{})
+			l := &load{}
+			p, survived := underLoad(t, l, "--database-url", testenv.Postgres(t), "--redis-url", server.URL())
+			happen(t, server, p, l)
+			survived()
+			if n := l.refusals(); n > 0 {
+				t.Errorf("%d events were refused, which could be recorded", n)
+			}
+		})
+	}
+}
+
+var _ = errors.New
