@@ -36,6 +36,7 @@ type session struct {
 	claimAt time.Time // when to look for messages of silent consumers
 	claimed string    // how far the look has come
 	trouble bool      // the last read failed
+	missed  bool      // there may be messages of ours whose read's answer got lost
 
 	mu    sync.Mutex
 	held  map[string]*delivery // all that we have read and not finished
@@ -101,7 +102,7 @@ func (x *session) readLoop() {
 		}
 		var used int
 		var err error
-		if now := time.Now(); now.Before(x.claimAt) {
+		if now := time.Now(); now.Before(x.claimAt) && !x.missed {
 			used, err = x.read(n)
 		} else {
 			used, err = x.claim(n)
@@ -111,6 +112,7 @@ func (x *session) readLoop() {
 		case err == nil:
 			if x.trouble {
 				x.trouble = false
+				x.missed, x.claimed = true, ""
 				x.log.Info("stream is back", "stream", x.stream)
 			}
 			pause = backoff{}
@@ -335,7 +337,7 @@ func (x *session) beat() {
 }
 
 // claim takes over up to n messages of consumers that were silent for MinIdle,
-// and our own that a lost answer has kept from us.
+// and our own that a lost answer has kept from us: after an outage these at once.
 func (x *session) claim(n int) (used int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), commandTimeout)
 	defer cancel()
@@ -343,20 +345,27 @@ func (x *session) claim(n int) (used int, err error) {
 	if x.claimed != "" {
 		start = "(" + x.claimed
 	}
+	consumer, idle := "", x.cfg.MinIdle
+	if x.missed {
+		consumer, idle = x.consumer, 0
+	}
 	pending, err := x.cfg.Client.XPendingExt(ctx, &redis.XPendingExtArgs{
-		Stream: x.stream, Group: x.cfg.Group, Idle: x.cfg.MinIdle, Start: start, End: "+", Count: int64(n),
+		Stream: x.stream, Group: x.cfg.Group, Consumer: consumer, Idle: idle, Start: start, End: "+", Count: int64(n),
 	}).Result()
 	if err != nil {
 		return 0, err
 	}
-	if len(pending) < n {
+	switch {
+	case len(pending) == n:
+		x.claimed = pending[len(pending)-1].ID
+	case x.missed:
+		x.claimed, x.missed = "", false
+	default:
 		x.claimed = ""
 		x.claimAt = time.Now().Add(x.cfg.MinIdle / 3)
-	} else {
-		x.claimed = pending[len(pending)-1].ID
 	}
 
-	args := []any{"XCLAIM", x.stream, x.cfg.Group, x.consumer, x.cfg.MinIdle.Milliseconds()}
+	args := []any{"XCLAIM", x.stream, x.cfg.Group, x.consumer, idle.Milliseconds()}
 	tries := map[string]int64{}
 	x.mu.Lock()
 	for _, p := range pending {

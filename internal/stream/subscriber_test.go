@@ -1,9 +1,14 @@
 package stream_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -343,6 +348,56 @@ func TestLostAnswersAreClaimed(t *testing.T) {
 	collect(msgs).wait(t, []string{"lost"})
 	b.finished()
 }
+
+// What a read fetched whose answer came too late is there when the stream is
+// back, not only when others would take it over.
+func TestLateAnswersAreFetchedAgain(t *testing.T) {
+	t.Parallel()
+	server := testenv.RedisServer(t, testenv.RedisOptions{})
+	c := open(t, server.URL())
+	troubled := make(chan struct{})
+	trouble := sync.OnceFunc(func() { close(troubled) })
+	log := slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+		if bytes.Contains(line, []byte("cannot read stream")) {
+			trouble()
+		}
+		return len(line), nil
+	}), nil))
+	s := subscriber(t, stream.SubscriberConfig{Client: c, Group: group, Block: 20 * time.Millisecond, MinIdle: time.Hour, Log: log})
+	msgs, err := s.Subscribe(t.Context(), "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := new(net.Dialer).DialContext(t.Context(), "tcp", server.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	say := func(command string) {
+		if _, err := io.WriteString(other, command+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("XADD s * u first p x")
+	receive(t, msgs).Ack()
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	<-troubled                 // the read that will get the message has been given up,
+	say("XADD s * u late p x") // and Redis finds both when it wakes up
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	if m := receive(t, msgs); m.UUID != "late" {
+		t.Errorf("got %s", m.UUID)
+	} else {
+		m.Ack()
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // Entries that an operator deleted while they were pending are let go.
 func TestDeletedEntriesAreForgotten(t *testing.T) {
