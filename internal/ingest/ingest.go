@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/handover-dev/handover/events"
@@ -58,7 +59,8 @@ type Recorder struct {
 	// OnAccept is told how many events were recorded; default none.
 	OnAccept func(events int)
 
-	group groupcommit.Group[*store.Acceptance]
+	group  groupcommit.Group[*store.Acceptance]
+	unsure atomic.Bool // a commit failed that may have happened
 }
 
 // NewRecorder returns a Recorder over a store and the relay of this process.
@@ -112,9 +114,15 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 	h := r.Relay.Reserve(n)
 	if err := r.Store.Accept(ctx, h, as); err != nil {
 		h.Cancel()
+		if h != nil && r.Store.Transient(err) {
+			r.unsure.Store(true)
+		}
 		return err
 	}
 	h.Commit()
+	if r.unsure.Swap(false) {
+		r.makeSure(ctx)
+	}
 	if h == nil {
 		r.Relay.Wake()
 	}
@@ -122,6 +130,17 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 		r.OnAccept(added(as))
 	}
 	return nil
+}
+
+// makeSure lets the relay look for what was committed without our knowing: it is
+// claimed for this process, which does not have it. What else the process claimed
+// is relayed once more with it.
+func (r *Recorder) makeSure(ctx context.Context) {
+	if _, err := outbox.Release(ctx, r.Store.DB(), r.Relay.Owner, time.Now()); err != nil {
+		r.unsure.Store(true)
+		return
+	}
+	r.Relay.Wake()
 }
 
 // added counts the events that were not known before.
