@@ -132,6 +132,7 @@ func (s *service) build() {
 	owner := s.worker.Owner
 	s.metrics = newMetrics(s.Registry, s.Version)
 	s.health.relaying.Store(true)
+	s.health.recording.Store(true)
 	s.relay = &outbox.Relay{
 		DB: s.store.DB(), Dialect: s.store.Dialect(), Publisher: s.line.publisher, Topic: topic,
 		KeepUntilRouted: true, Owner: owner, Log: s.Log,
@@ -148,6 +149,7 @@ func (s *service) build() {
 		s.relay.Wake()
 	})
 	s.recorder = ingest.NewRecorder(s.store, s.relay)
+	s.recorder.Observe = s.health.recorded
 	s.recorder.OnAccept = func(n int) { s.metrics.accepted.Add(float64(n)) }
 	s.dispatcher = &dispatch.Dispatcher{
 		Store: s.store, Owner: owner, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace,
@@ -313,6 +315,7 @@ func (s *service) upkeep(ctx context.Context) error {
 		case <-beat.C:
 		}
 		err := s.store.Renew(ctx, s.worker)
+		s.health.wrote(err)
 		var gone []string
 		if err == nil {
 			gone, err = s.store.RetireExpired(ctx, s.worker.Owner)

@@ -10,8 +10,24 @@ import (
 
 // health is what the parts last said of themselves.
 type health struct {
-	stopping atomic.Bool
-	relaying atomic.Bool
+	stopping  atomic.Bool
+	relaying  atomic.Bool
+	recording atomic.Bool
+	refused   atomic.Bool // recording failed since the last beat
+}
+
+// recorded notes whether events could be recorded.
+func (h *health) recorded(err error) {
+	h.recording.Store(err == nil)
+	h.refused.Store(err != nil)
+}
+
+// wrote notes whether something small could be written, which tells less: on a
+// full disk it may fit where events do not.
+func (h *health) wrote(err error) {
+	if refused := h.refused.Swap(false); err != nil || !refused {
+		h.recording.Store(err == nil)
+	}
 }
 
 // healthz says that the process lives; restarting it would not help otherwise.
@@ -30,6 +46,8 @@ func (s *service) readyz(w http.ResponseWriter, r *http.Request) {
 	if err := s.store.Ping(ctx); err != nil {
 		s.Log.WarnContext(ctx, "not ready", "part", "database", "error", err)
 		bad("database", "does not answer: nothing can be recorded")
+	} else if !s.health.recording.Load() {
+		bad("database", "cannot be written: nothing can be recorded")
 	}
 	if err := s.line.ping(ctx); err != nil {
 		s.Log.WarnContext(ctx, "not ready", "part", "stream", "error", err)

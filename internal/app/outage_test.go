@@ -1,9 +1,9 @@
 package app_test
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -131,4 +131,38 @@ func TestRedisInTrouble(t *testing.T) {
 	}
 }
 
-var _ = errors.New
+// When the disk is full publishers are told to come later, and /readyz says that
+// nothing can be written. With room again everything goes on.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	l := &load{}
+	p, survived := underLoad(t, l)
+	for range 3 {
+		if err := testenv.LimitFileSize(p.cmd.Process.Pid, sizeOf(t, p.dataDir())); err != nil {
+			t.Fatal(err)
+		}
+		l.isRefused(30)
+		awaitNotReady(p, "database")
+		if err := testenv.LimitFileSize(p.cmd.Process.Pid, -1); err != nil {
+			t.Fatal(err)
+		}
+		awaitReady(p)
+		l.accepts(50)
+	}
+	survived()
+}
+
+// sizeOf is the size of the largest file in a directory.
+func sizeOf(t *testing.T, dir string) (most int64) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if info, err := f.Info(); err == nil {
+			most = max(most, info.Size())
+		}
+	}
+	return most
+}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -263,16 +264,20 @@ func (p *process) test() *testing.T { return p.t }
 func (p *process) base() string     { return "http://" + p.addr }
 
 func (p *process) database() (driver, name string) {
-	dir := ""
-	for i, arg := range p.args {
-		switch arg {
-		case "--database-url":
-			return "pgx", p.args[i+1]
-		case "--data-dir":
-			dir = p.args[i+1]
-		}
+	if url := p.flag("--database-url"); url != "" {
+		return "pgx", url
 	}
-	return "sqlite", "file:" + filepath.Join(dir, "handover.db") + "?_pragma=busy_timeout(10000)&_pragma=query_only(1)"
+	return "sqlite", "file:" + filepath.Join(p.dataDir(), "handover.db") + "?_pragma=busy_timeout(10000)&_pragma=query_only(1)"
+}
+
+func (p *process) dataDir() string { return p.flag("--data-dir") }
+
+// flag is what the program was started with.
+func (p *process) flag(name string) string {
+	if i := slices.Index(p.args, name); i >= 0 {
+		return p.args[i+1]
+	}
+	return ""
 }
 
 // load is a number of apps that publish removals, each of which they send again

@@ -58,6 +58,9 @@ type Recorder struct {
 	Relay *outbox.Relay
 	// OnAccept is told how many events were recorded; default none.
 	OnAccept func(events int)
+	// Observe is told of every commit whether it could be made; default none. That
+	// something was refused for what it is, is nil to it.
+	Observe func(error)
 
 	group  groupcommit.Group[*store.Acceptance]
 	unsure atomic.Bool // a commit failed that may have happened
@@ -112,9 +115,18 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 		n += len(a.Events)
 	}
 	h := r.Relay.Reserve(n)
-	if err := r.Store.Accept(ctx, h, as); err != nil {
+	err := r.Store.Accept(ctx, h, as)
+	transient := err != nil && r.Store.Transient(err)
+	if r.Observe != nil {
+		if transient {
+			r.Observe(err)
+		} else {
+			r.Observe(nil)
+		}
+	}
+	if err != nil {
 		h.Cancel()
-		if h != nil && r.Store.Transient(err) {
+		if h != nil && transient {
 			r.unsure.Store(true)
 		}
 		return err
