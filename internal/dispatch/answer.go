@@ -77,7 +77,7 @@ type Answer struct {
 	Body       []byte        // the first 4 KiB of the answer
 	Receipt    []byte        // the whole JSON body of a 2xx or 422 answer, nil when it is not JSON, too long or cut
 	Truncated  bool          // the answer's body was longer than the limit, or stopped in the middle
-	RetryAfter time.Duration // wished for by a 429, 502, 503 or 504; 0 = no wish; at most Client.MaxRetryAfter
+	RetryAfter time.Duration // wished for by a 429, 502, 503 or 504; 0 = no wish; at most Client.MaxRetryAfter. By us when Aborted
 	RemoteAddr string        // the address that was connected to, "" when none was
 	location   string        // where a redirect points, without user and query
 }
@@ -230,6 +230,8 @@ func explain(err error, p progress) (Class, string) {
 		return ClassTimeout, timedOut(p)
 	case p.canceled != nil:
 		return ClassCanceled, "the attempt was broken off by the dispatcher"
+	case outOfDescriptors(err):
+		return ClassCanceled, "we have no descriptor left for a connection"
 	case errors.As(err, &address):
 		return ClassAddressNotAllowed, address.Error()
 	case errors.As(err, &dns):
@@ -312,6 +314,11 @@ func certificateWords(err error) string {
 	default:
 		return err.Error()
 	}
+}
+
+// outOfDescriptors tells that we could not even try, which is no fault of the endpoint.
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 func isReset(err error) bool {

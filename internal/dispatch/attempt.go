@@ -95,7 +95,7 @@ func (d *Dispatcher) attempt(w waiting) (*record, pace) {
 		URL: t.URL, ID: c.ID, Body: c.Body, Signer: t.signer(started), Timeout: t.Timeout, Now: started,
 	})
 	if answer.Verdict() == Aborted {
-		d.putBack(ctx, c.ID)
+		d.putBackUntil(ctx, d.now().Add(answer.RetryAfter), c.ID)
 		return nil, pace{}
 	}
 	r := &record{Result: decide(c, t, answer, started, d.now()), claimed: c, target: t, answer: answer}
@@ -195,9 +195,13 @@ func decide(c store.Claimed, t *target, a Answer, started, now time.Time) store.
 // putBack makes deliveries pending that were not sent. What cannot be put back
 // now is found by reconcile.
 func (d *Dispatcher) putBack(ctx context.Context, ids ...string) {
+	d.putBackUntil(ctx, d.now(), ids...)
+}
+
+func (d *Dispatcher) putBackUntil(ctx context.Context, due time.Time, ids ...string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := d.Store.PutBack(ctx, d.Owner, ids, d.now()); err != nil {
+	if err := d.Store.PutBack(ctx, d.Owner, ids, due); err != nil {
 		d.log().WarnContext(ctx, "could not put deliveries back", "error", err, "deliveries", len(ids))
 	}
 }

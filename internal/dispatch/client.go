@@ -138,7 +138,12 @@ func (c *Client) do(ctx context.Context, r Request, begin time.Time) Answer {
 	}
 	fresh, err := x.dial(ctx, to.origin)
 	if err != nil {
-		return x.failed(ctx, nil, err)
+		a := x.failed(ctx, nil, err)
+		if outOfDescriptors(err) {
+			c.pool.close(time.Now())
+			a.RetryAfter = time.Second
+		}
+		return a
 	}
 	answer, err := x.over(ctx, fresh, head, r.Body)
 	if err != nil {
