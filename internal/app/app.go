@@ -151,9 +151,10 @@ func (s *service) build() {
 	s.recorder = ingest.NewRecorder(s.store, s.relay)
 	s.recorder.Observe = s.health.recorded
 	s.recorder.OnAccept = func(n int) { s.metrics.accepted.Add(float64(n)) }
+	quarter := descriptors() / 4 // of them for attempts, one for connections that are kept, one for clients
 	s.dispatcher = &dispatch.Dispatcher{
-		Store: s.store, Owner: owner, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace,
-		Client: &dispatch.Client{Guard: s.guard(), UserAgent: "Handover/" + s.Version},
+		Store: s.store, Owner: owner, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace, Concurrency: min(512, quarter),
+		Client: &dispatch.Client{Guard: s.guard(), UserAgent: "Handover/" + s.Version, MaxIdleConns: min(2048, quarter)},
 	}
 	s.router = &router.Router{
 		Store: s.store, Subscriber: s.line.subscriber, Topic: topic, Owner: owner, Sender: s.dispatcher, Log: s.Log,
@@ -232,8 +233,11 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 }
 
 func (s *service) serve(ctx context.Context, listener net.Listener) error {
+	doors := newDoors(listener, min(maxClients, descriptors()/4))
 	server := &http.Server{
-		Handler:           s.handler(),
+		Handler:           turnAway(s.handler()),
+		ConnState:         doors.state,
+		ConnContext:       doors.context,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      60 * time.Second,
@@ -243,7 +247,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(doors); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil

@@ -55,6 +55,9 @@ func (s *service) readyz(w http.ResponseWriter, r *http.Request) {
 	} else if !s.health.relaying.Load() {
 		bad("stream", "takes no events: they are recorded and wait")
 	}
+	if outOfDescriptors() {
+		bad("process", "can open no file or connection any more")
+	}
 	if s.health.stopping.Load() {
 		bad("process", "stopping")
 	}

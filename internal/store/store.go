@@ -138,10 +138,12 @@ func (s *Store) connectSQLite(dir string) error {
 		return errors.Join(fmt.Errorf("open %s: %w", path, err), w.Close())
 	}
 	r.SetMaxOpenConns(4)
+	r.SetMaxIdleConns(4)
 	c, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(1000)&_pragma=synchronous(FULL)&_pragma=cache_size(-1000)")
 	if err != nil {
 		return errors.Join(fmt.Errorf("open %s: %w", path, err), w.Close(), r.Close())
 	}
+	c.SetMaxOpenConns(1)
 	s.write, s.read, s.dialect = w, r, dialect{outbox.SQLite}
 	s.checkpoints = checkpoint(c)
 	return nil
