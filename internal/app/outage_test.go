@@ -1,9 +1,14 @@
 package app_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,10 +22,18 @@ import (
 // nothing was lost.
 func underLoad(t *testing.T, l *load, args ...string) (p *process, survived func()) {
 	t.Helper()
+	return underLoadWith(t, l, 0, args...)
+}
+
+// underLoadWith is underLoad with so many file descriptors.
+func underLoadWith(t *testing.T, l *load, files int, args ...string) (p *process, survived func()) {
+	t.Helper()
 	p = newProcess(t, append(args, "--data-dir", t.TempDir())...)
+	p.files = files
 	p.start()
 	receivers := []*receiver{newReceiver(t), newReceiver(t)}
 	for i, r := range receivers {
+		r.Config.SetKeepAlivesEnabled(i > 0) // the first is dialed for each delivery
 		r.subscribe(t, p, fmt.Sprint("app ", i))
 	}
 	l.process = p
@@ -138,7 +151,7 @@ func TestDiskFull(t *testing.T) {
 	l := &load{}
 	p, survived := underLoad(t, l)
 	for range 3 {
-		if err := testenv.LimitFileSize(p.cmd.Process.Pid, sizeOf(t, p.dataDir())); err != nil {
+		if err := testenv.LimitFileSize(p.cmd.Process.Pid, sizeOf(t, filepath.Join(p.dataDir(), "handover.db-wal"))); err != nil {
 			t.Fatal(err)
 		}
 		l.isRefused(30)
@@ -152,17 +165,90 @@ func TestDiskFull(t *testing.T) {
 	survived()
 }
 
-// sizeOf is the size of the largest file in a directory.
-func sizeOf(t *testing.T, dir string) (most int64) {
+// sizeOf is the size of a file.
+func sizeOf(t *testing.T, path string) int64 {
 	t.Helper()
-	files, err := os.ReadDir(dir)
+	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files {
-		if info, err := f.Info(); err == nil {
-			most = max(most, info.Size())
-		}
+	return info.Size()
+}
+
+// Clients that hold more connections than there are descriptors keep nobody out,
+// if they ask nothing; if they do, publishers are told to come later.
+func TestTooManyConnections(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]string{
+		"idle": "",
+		"busy": "POST /v1/events HTTP/1.1\r\nHost: handover\r\nAuthorization: Bearer " + testAPIKey +
+			"\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := &load{dial: true}
+			p, survived := underLoadWith(t, l, 120)
+			release := hold(t, p.addr, 300, say)
+			if say == "" {
+				l.accepts(100)
+				awaitReady(p)
+			} else {
+				l.isRefused(30)
+			}
+			release()
+			survived()
+		})
 	}
-	return most
+}
+
+// hold keeps connections open until release is called. Those on which something
+// is said are made anew when they are closed.
+func hold(t *testing.T, addr string, connections int, say string) (release func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var held sync.WaitGroup
+	for range connections {
+		held.Go(func() {
+			for again := true; again && ctx.Err() == nil; again = say != "" {
+				c, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+				if err == nil {
+					done := context.AfterFunc(ctx, func() { _ = c.Close() })
+					_, _ = io.WriteString(c, say)
+					_, _ = io.Copy(io.Discard, c)
+					done()
+					_ = c.Close()
+				}
+				pause(ctx, 2*time.Second)
+			}
+		})
+	}
+	release = sync.OnceFunc(func() { cancel(); held.Wait() })
+	t.Cleanup(release)
+	return release
+}
+
+// When nothing can be opened any more, those who are connected are served,
+// deliveries wait without being counted against their endpoints, and /readyz says
+// why.
+func TestOutOfDescriptors(t *testing.T) {
+	t.Parallel()
+	l := &load{}
+	p, survived := underLoad(t, l)
+	awaitReady(p) // which leaves a connection
+	for range 3 {
+		if err := testenv.LimitFiles(p.cmd.Process.Pid, 0); err != nil {
+			t.Fatal(err)
+		}
+		awaitNotReady(p, "process")
+		l.accepts(100)
+		if err := testenv.LimitFiles(p.cmd.Process.Pid, -1); err != nil {
+			t.Fatal(err)
+		}
+		awaitReady(p)
+		l.accepts(50)
+	}
+	survived()
+	if n := count(t, p, `SELECT count(*) FROM attempts WHERE class <> 'ok'`); n > 0 {
+		t.Errorf("%d attempts failed, which could not be made", n)
+	}
 }
