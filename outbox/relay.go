@@ -366,17 +366,17 @@ func Routed(ctx context.Context, tx *sql.Tx, d Dialect, seqs ...int64) error {
 // Release makes everything due that a process of that name had claimed. Call it
 // for a process that is known to be gone.
 func Release(ctx context.Context, db *sql.DB, owner string, now time.Time) (int64, error) {
-	return due(ctx, db, now, `owner = $2`, owner)
+	return due(ctx, db, now, `state = 1 AND owner = $2`, owner)
 }
 
-// Rewind makes everything due that is relayed but not routed. Call it when the
-// stream is known to have lost what it held.
+// Rewind makes everything due that is not routed. Call it when the stream is
+// known to have lost what it held, or the clock was set back.
 func Rewind(ctx context.Context, db *sql.DB, now time.Time) (int64, error) {
 	return due(ctx, db, now, `due_at > $2`, now.UnixMicro())
 }
 
 func due(ctx context.Context, db *sql.DB, now time.Time, which string, arg any) (int64, error) {
-	res, err := db.ExecContext(ctx, `UPDATE handover_outbox SET state = 0, owner = '', due_at = $1 WHERE state = 1 AND `+which,
+	res, err := db.ExecContext(ctx, `UPDATE handover_outbox SET state = 0, owner = '', due_at = $1 WHERE `+which,
 		now.UnixMicro(), arg)
 	if err != nil {
 		return 0, fmt.Errorf("make outbox rows due: %w", err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -53,6 +54,7 @@ type Config struct {
 
 	// For programs that embed the service.
 	Registry *prometheus.Registry // default a new one
+	Now      func() time.Time     // the clock; default time.Now
 }
 
 // Ready tells where the service is.
@@ -69,6 +71,9 @@ func (c Config) withDefaults() Config {
 	c.Version = cmp.Or(c.Version, "dev")
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
@@ -89,6 +94,8 @@ type service struct {
 	replays    *replay.Runner
 	metrics    *metrics
 	health     health
+	clock      *clock
+	beats      int // since the clock was set back
 }
 
 // Run serves until ctx ends; then it takes nothing more, finishes what is under
@@ -108,7 +115,8 @@ func Run(ctx context.Context, c Config) (err error) {
 		return fmt.Errorf("listen on %s: %w", c.Addr, err)
 	}
 	defer listener.Close() // the server closes it too; this is for the ways out before
-	s := &service{Config: c}
+	s := &service{Config: c, clock: &clock{source: c.Now}, beats: math.MaxInt}
+	s.Now = s.clock.now
 	if s.store, err = s.openStore(ctx); err != nil {
 		return err
 	}
@@ -125,6 +133,11 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	s.build()
+	ahead, err := s.store.Ahead(ctx, clockTolerance)
+	if err != nil {
+		return err
+	}
+	s.clock.back.Store(ahead)
 	return s.run(ctx, listener, Ready{URL: urlOf(listener.Addr()), NewAPIKey: newKey})
 }
 
@@ -135,7 +148,7 @@ func (s *service) build() {
 	s.health.recording.Store(true)
 	s.relay = &outbox.Relay{
 		DB: s.store.DB(), Dialect: s.store.Dialect(), Publisher: s.line.publisher, Topic: topic,
-		KeepUntilRouted: true, Owner: owner, Log: s.Log,
+		KeepUntilRouted: true, Owner: owner, Now: s.Now, Log: s.Log,
 		Observe: func(n int, err error) {
 			s.health.relaying.Store(err == nil)
 			if err == nil {
@@ -144,17 +157,19 @@ func (s *service) build() {
 		},
 	}
 	s.line.onLost(func() {
-		n, err := outbox.Rewind(context.Background(), s.store.DB(), time.Now())
+		n, err := outbox.Rewind(context.Background(), s.store.DB(), s.Now())
 		s.Log.Warn("the stream was lost; events that were not routed are relayed again", "events", n, "error", err)
 		s.relay.Wake()
 	})
 	s.recorder = ingest.NewRecorder(s.store, s.relay)
+	s.recorder.Now = s.Now
 	s.recorder.Observe = s.health.recorded
 	s.recorder.OnAccept = func(n int) { s.metrics.accepted.Add(float64(n)) }
 	quarter := descriptors() / 4 // of them for attempts, one for connections that are kept, one for clients
 	s.dispatcher = &dispatch.Dispatcher{
-		Store: s.store, Owner: owner, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace, Concurrency: min(512, quarter),
-		Client: &dispatch.Client{Guard: s.guard(), UserAgent: "Handover/" + s.Version, MaxIdleConns: min(2048, quarter)},
+		Store: s.store, Owner: owner, Now: s.Now, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace,
+		Concurrency: min(512, quarter),
+		Client:      &dispatch.Client{Guard: s.guard(), UserAgent: "Handover/" + s.Version, MaxIdleConns: min(2048, quarter)},
 	}
 	s.router = &router.Router{
 		Store: s.store, Subscriber: s.line.subscriber, Topic: topic, Owner: owner, Sender: s.dispatcher, Log: s.Log,
@@ -164,7 +179,7 @@ func (s *service) build() {
 			s.metrics.created.Add(float64(deliveries))
 		},
 	}
-	s.replays = &replay.Runner{Store: s.store, Owner: owner, OnDue: s.dispatcher.Wake, Log: s.Log}
+	s.replays = &replay.Runner{Store: s.store, Owner: owner, OnDue: s.dispatcher.Wake, Now: s.Now, Log: s.Log}
 	s.metrics.collect(s)
 }
 
@@ -270,11 +285,11 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	hooks := &webhook.Handler{Store: s.store, Recorder: s.recorder, OnReject: s.metrics.reject, Log: s.Log}
+	hooks := &webhook.Handler{Store: s.store, Recorder: s.recorder, OnReject: s.metrics.reject, Now: s.Now, Log: s.Log}
 	a := &api.Server{
 		Store: s.store, Recorder: s.recorder, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
 		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake, OnSourcesChanged: hooks.Forget,
-		EnvironmentID: s.EnvironmentID, Version: s.Version, Log: s.Log,
+		EnvironmentID: s.EnvironmentID, Version: s.Version, Now: s.Now, Log: s.Log,
 	}
 	mux.Handle("/", a.Handler())
 	mux.Handle("/webhooks/", hooks)
@@ -295,7 +310,7 @@ func (s *service) enlist(ctx context.Context, addr string) error {
 		}
 		name = host + " " + addr
 	}
-	now := time.Now()
+	now := s.Now()
 	s.worker = store.Worker{Owner: s.store.NewID("wrk_"), Name: name, Version: s.Version, StartedAt: now, Lease: workerLease}
 	return s.store.Enlist(ctx, s.worker)
 }
@@ -322,11 +337,14 @@ func (s *service) upkeep(ctx context.Context) error {
 		s.health.wrote(err)
 		var gone []string
 		if err == nil {
+			err = s.followClock(ctx)
+		}
+		if err == nil {
 			gone, err = s.store.RetireExpired(ctx, s.worker.Owner)
 		}
 		if err == nil {
 			// In batches, so that it holds nobody up.
-			_, err = s.store.ForgetRequests(ctx, time.Now().Add(-idempotencyKept), 1000)
+			_, err = s.store.ForgetRequests(ctx, s.Now().Add(-idempotencyKept), 1000)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.Log.WarnContext(ctx, "upkeep failed", "error", err)

@@ -133,7 +133,7 @@ func (b *backlogs) Collect(ch chan<- prometheus.Metric) {
 		b.s.Log.Warn("could not count backlogs", "error", err)
 		return
 	}
-	now := time.Now()
+	now := b.s.Now()
 	for _, stage := range all {
 		age := 0.0
 		if !stage.Oldest.IsZero() {

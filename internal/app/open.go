@@ -76,7 +76,7 @@ func (s *service) openStore(ctx context.Context) (*store.Store, error) {
 	var opened *store.Store
 	err = s.patiently(ctx, "database", func() error {
 		var err error
-		opened, err = store.Open(ctx, store.Config{URL: s.DatabaseURL, Dir: s.DataDir, MasterKey: master})
+		opened, err = store.Open(ctx, store.Config{URL: s.DatabaseURL, Dir: s.DataDir, MasterKey: master, Now: s.Now})
 		switch {
 		case errors.Is(err, store.ErrWrongKey) && created:
 			// A key that fits nothing would only hide that the right one is missing.

@@ -46,6 +46,9 @@ func underLoadWith(t *testing.T, l *load, files int, args ...string) (p *process
 		l.stop()
 		l.arrivesAt(receivers...)
 		checkInvariants(t, p)
+		if n := count(t, p, `SELECT count(*) FROM deliveries WHERE state <> 3`); n > 0 {
+			t.Errorf("%d deliveries did not succeed", n)
+		}
 	}
 }
 

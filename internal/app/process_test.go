@@ -161,6 +161,9 @@ type receiver struct {
 	byEvent  map[string]*received
 	wrong    []string
 	hang     func(r *http.Request)
+	fail     func(times int) bool // an event that came so often before; default never
+	now      func() time.Time     // default time.Now
+	lenient  time.Duration        // how old or new a message may be; default 5 min
 }
 
 type received struct {
@@ -208,12 +211,19 @@ func (r *receiver) receive(w http.ResponseWriter, req *http.Request) {
 		r.wrong = append(r.wrong, fmt.Sprintf("event %s came as %s and as %s", ev.ID, got.webhookID, id))
 	}
 	got.times++
+	if r.fail != nil && r.fail(got.times-1) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}
 }
 
 // subscribe creates an endpoint for the receiver.
-func (r *receiver) subscribe(t *testing.T, p *process, name string) string {
+func (r *receiver) subscribe(t *testing.T, p service, name string, schedule ...float64) string {
 	t.Helper()
-	status, body, err := p.call(t.Context(), http.MethodPost, "/v1/endpoints", map[string]any{"name": name, "url": r.URL, "event_types": []string{"*"}})
+	endpoint := map[string]any{"name": name, "url": r.URL, "event_types": []string{"*"}}
+	if len(schedule) > 0 {
+		endpoint["retry_schedule"] = schedule
+	}
+	status, _, body, err := request(t.Context(), http.DefaultClient, http.MethodPost, p.base()+"/v1/endpoints", endpoint)
 	if err != nil || status != http.StatusCreated {
 		t.Fatalf("create endpoint: %d %s %v", status, body, err)
 	}
@@ -226,7 +236,7 @@ func (r *receiver) subscribe(t *testing.T, p *process, name string) string {
 		t.Fatal(err)
 	}
 	r.mu.Lock()
-	r.verifier = signing.Verifier{Keys: []signing.Key{key}}
+	r.verifier = signing.Verifier{Keys: []signing.Key{key}, Now: r.now, Tolerance: r.lenient}
 	r.mu.Unlock()
 	return created.ID
 }
@@ -264,10 +274,15 @@ func (p *process) test() *testing.T { return p.t }
 func (p *process) base() string     { return "http://" + p.addr }
 
 func (p *process) database() (driver, name string) {
-	if url := p.flag("--database-url"); url != "" {
+	return databaseOf(p.flag("--database-url"), p.dataDir())
+}
+
+// databaseOf says how to open the database of a service.
+func databaseOf(url, dir string) (driver, name string) {
+	if url != "" {
 		return "pgx", url
 	}
-	return "sqlite", "file:" + filepath.Join(p.dataDir(), "handover.db") + "?_pragma=busy_timeout(10000)&_pragma=query_only(1)"
+	return "sqlite", "file:" + filepath.Join(dir, "handover.db") + "?_pragma=busy_timeout(10000)&_pragma=query_only(1)"
 }
 
 func (p *process) dataDir() string { return p.flag("--data-dir") }

@@ -56,6 +56,7 @@ type Result struct {
 type Recorder struct {
 	Store *store.Store
 	Relay *outbox.Relay
+	Now   func() time.Time // nil: time.Now
 	// OnAccept is told how many events were recorded; default none.
 	OnAccept func(events int)
 	// Observe is told of every commit whether it could be made; default none. That
@@ -148,7 +149,11 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 // claimed for this process, which does not have it. What else the process claimed
 // is relayed once more with it.
 func (r *Recorder) makeSure(ctx context.Context) {
-	if _, err := outbox.Release(ctx, r.Store.DB(), r.Relay.Owner, time.Now()); err != nil {
+	now := time.Now
+	if r.Now != nil {
+		now = r.Now
+	}
+	if _, err := outbox.Release(ctx, r.Store.DB(), r.Relay.Owner, now()); err != nil {
 		r.unsure.Store(true)
 		return
 	}

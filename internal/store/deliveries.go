@@ -812,7 +812,7 @@ SELECT e.id, (SELECT d.due_at FROM deliveries d WHERE d.state = 0 AND d.endpoint
 
 // TakeBack makes pending what owners hold that are gone.
 func (s *Store) TakeBack(ctx context.Context, owners ...string) (int64, error) {
-	res, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1 WHERE state = 1 AND owner `+s.in("$2", "text"),
+	res, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE state = 1 AND owner `+s.in("$2", "text"),
 		s.now().UnixMicro(), list(s.dialect, owners))
 	if err != nil {
 		return 0, fmt.Errorf("take deliveries back: %w", err)
@@ -842,8 +842,8 @@ func (s *Store) Mine(ctx context.Context, owner string, ids ...string) ([]string
 // PutBack makes single deliveries pending again that their owner will not send
 // now.
 func (s *Store) PutBack(ctx context.Context, owner string, ids []string, dueAt time.Time) error {
-	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1 WHERE state = 1 AND owner = $2 AND id `+s.in("$3", "text"),
-		dueAt.UnixMicro(), owner, list(s.dialect, ids))
+	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $4 WHERE state = 1 AND owner = $2 AND id `+s.in("$3", "text"),
+		dueAt.UnixMicro(), owner, list(s.dialect, ids), s.now().UnixMicro())
 	if err != nil {
 		return fmt.Errorf("put deliveries back: %w", err)
 	}
