@@ -474,13 +474,15 @@ func groupColumns(groups []group) (endpoints, keys []string) {
 }
 
 var (
-	releaseOne = releaseThose + nextHeld("$2", "$3") + `) RETURNING endpoint_id`
-	// Mostly nothing is held at all, which is found out first.
-	releaseText = releaseThose + `SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
-CROSS JOIN LATERAL (` + nextHeld("g.endpoint_id", "g.order_key") + `) n WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 2)) RETURNING endpoint_id`
+	releaseOne = releaseThose + `state = 2 AND id IN (` + nextHeld("$2", "$3") + `) RETURNING endpoint_id`
+	// Mostly nothing is held at all, which is found out first. An array and a state
+	// that is no column, so that the ids are looked up whatever PostgreSQL believes
+	// of how much is held: as a join it went over all of that for each of them.
+	releaseText = releaseThose + `state + 0 = 2 AND id = ANY (ARRAY(SELECT n.id FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS u(endpoint_id, order_key)) g
+CROSS JOIN LATERAL (` + nextHeld("g.endpoint_id", "g.order_key") + `) n WHERE EXISTS (SELECT 1 FROM deliveries WHERE state = 2))) RETURNING endpoint_id`
 )
 
-const releaseThose = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE state = 2 AND id IN (`
+const releaseThose = `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $1 WHERE `
 
 // nextHeld is the one that is to be released of a group.
 func nextHeld(endpointID, orderKey string) string {
