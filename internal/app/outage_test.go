@@ -136,7 +136,7 @@ func TestRedisInTrouble(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := testenv.RedisServer(t, testenv.RedisOptions{})
-			l := &load{}
+			l := &load{every: 30 * time.Millisecond}
 			p, survived := underLoad(t, l, "--database-url", testenv.Postgres(t), "--redis-url", server.URL())
 			happen(t, server, p, l)
 			survived()
