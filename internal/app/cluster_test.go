@@ -24,8 +24,6 @@ import (
 	"github.com/handover-dev/handover/internal/testenv"
 )
 
-// patience is for a machine that does much else at the same time.
-const patience = 2 * time.Minute
 
 // newCluster returns n processes, not started, on one PostgreSQL and one Redis.
 func newCluster(t *testing.T, n int, args ...string) []*process {

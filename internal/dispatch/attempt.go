@@ -34,7 +34,7 @@ type record struct {
 
 // fresh is how old a claim may be to be sent without asking whether it is still
 // ours: what waits for a slow endpoint may be canceled meanwhile, or taken over.
-const fresh = time.Second
+const fresh = 100 * time.Millisecond
 
 // confirmation asks whether a delivery is still ours.
 type confirmation struct {
