@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/handover-dev/handover/internal/groupcommit"
@@ -53,8 +52,12 @@ func (d *Dispatcher) confirm(ctx context.Context, cs []*confirmation) error {
 	if err != nil {
 		return err
 	}
+	ours := make(map[string]bool, len(mine))
+	for _, id := range mine {
+		ours[id] = true
+	}
 	for _, c := range cs {
-		c.mine = slices.Contains(mine, c.id)
+		c.mine = ours[c.id]
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type Dispatcher struct {
 
 	Concurrency int           // attempts under way in all; 0 = 512
 	PerEndpoint int           // attempts under way per endpoint; 0 = 64
-	Queue       int           // deliveries in memory per endpoint; 0 = 8192
+	Queue       int           // deliveries in memory per endpoint; 0 = 4096
 	Memory      int           // bytes of events that wait in memory, in all; 0 = 32 MiB
 	Poll        time.Duration // how often to look for due deliveries that nobody announced; 0 = 1 s
 	Grace       time.Duration // for attempts under way when Run ends; 0 = 20 s
@@ -73,7 +73,7 @@ func (d *Dispatcher) init() {
 	})
 }
 
-func (d *Dispatcher) queue() int       { return cmp.Or(d.Queue, 8192) }
+func (d *Dispatcher) queue() int       { return cmp.Or(d.Queue, 4096) }
 func (d *Dispatcher) concurrency() int { return cmp.Or(d.Concurrency, 512) }
 func (d *Dispatcher) perEndpoint() int { return cmp.Or(d.PerEndpoint, 64) }
 func (d *Dispatcher) memory() int      { return cmp.Or(d.Memory, 32<<20) }

@@ -831,7 +831,8 @@ func (s *Store) TakeBack(ctx context.Context, owners ...string) (int64, error) {
 func (s *Store) Mine(ctx context.Context, owner string, ids ...string) ([]string, error) {
 	query, args := `SELECT id FROM deliveries WHERE state = 1 AND owner = $1`, []any{owner}
 	if len(ids) > 0 {
-		query, args = query+` AND id `+s.in("$2", "text"), append(args, list(s.dialect, ids))
+		// Not along all that the owner is sending, which may be much.
+		query, args = `SELECT id FROM deliveries WHERE state + 0 = 1 AND owner || '' = $1 AND id `+s.in("$2", "text"), append(args, list(s.dialect, ids))
 	}
 	rows, err := s.read.QueryContext(ctx, query, args...)
 	mine, err := appendStrings(nil, rows, err)
@@ -844,7 +845,7 @@ func (s *Store) Mine(ctx context.Context, owner string, ids ...string) ([]string
 // PutBack makes single deliveries pending again that their owner will not send
 // now.
 func (s *Store) PutBack(ctx context.Context, owner string, ids []string, dueAt time.Time) error {
-	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $4 WHERE state = 1 AND owner = $2 AND id `+s.in("$3", "text"),
+	_, err := s.write.ExecContext(ctx, `UPDATE deliveries SET state = 0, owner = '', due_at = $1, updated_at = $4 WHERE state + 0 = 1 AND owner || '' = $2 AND id `+s.in("$3", "text"),
 		dueAt.UnixMicro(), owner, list(s.dialect, ids), s.now().UnixMicro())
 	if err != nil {
 		return fmt.Errorf("put deliveries back: %w", err)
