@@ -88,12 +88,17 @@ func TestRedisInTrouble(t *testing.T) {
 	t.Parallel()
 	trouble := map[string]func(t *testing.T, server *testenv.Server, p *process, l *load){
 		"restarted": func(t *testing.T, server *testenv.Server, p *process, l *load) {
-			for _, end := range []func() error{server.Stop, server.Kill, server.Stop} {
+			for i, end := range []func() error{server.Stop, server.Kill, server.Stop} {
 				if err := end(); err != nil {
 					t.Fatal(err)
 				}
 				awaitNotReady(p, "stream")
 				l.accepts(50)
+				if i == 0 { // long enough for the relay to have tried often
+					testenv.Until(t, patience, "an event that was relayed eight times in vain", func() bool {
+						return count(t, p, `SELECT coalesce(max(attempts), 0) FROM handover_outbox`) >= 8
+					})
+				}
 				if err := server.Start(); err != nil {
 					t.Fatal(err)
 				}
