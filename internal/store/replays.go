@@ -367,9 +367,10 @@ func (s *Store) replayMissing(ctx context.Context, tx *sql.Tx, sel Selection, at
 				c.and(`e.seq <= ?`, *to)
 			}
 			c.args = append(c.args, n)
+			// Locked, so that none is deleted for its age while it gets a delivery.
 			rows, err := query(ctx, tx, "missing events", func(d *NewDelivery, scan func(...any) error) error {
 				return scan(&d.EventSeq, &d.OrderKey)
-			}, `SELECT e.seq, e.subject FROM handover_events e`+c.String()+` ORDER BY e.seq LIMIT $`+strconv.Itoa(len(c.args)), c.args...)
+			}, `SELECT e.seq, e.subject FROM handover_events e`+c.String()+` ORDER BY e.seq LIMIT $`+strconv.Itoa(len(c.args))+s.forUpdate("KEY SHARE OF e"), c.args...)
 			made = append(made, rows...)
 			return len(rows), err
 		})
