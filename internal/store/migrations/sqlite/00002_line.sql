@@ -115,6 +115,7 @@ CREATE TABLE inbox (
   received_at integer NOT NULL,
   PRIMARY KEY (source_id, webhook_id)
 );
+CREATE INDEX inbox_age ON inbox (received_at);
 
 CREATE TABLE api_keys (
   id           text   PRIMARY KEY,
