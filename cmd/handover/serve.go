@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/netip"
 	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,6 +72,8 @@ The first SIGINT or SIGTERM finishes what is in flight, a second one kills.
 	f.StringVar(&s.config.DebugAddr, "debug-addr", "", "address for Go's profiler, for yourself alone (default off)")
 	oneOf(cmd, &s.logFormat, "log-format", "text", []string{"text", "json"}, "how to log, on stderr")
 	oneOf(cmd, &s.logLevel, "log-level", "info", []string{"debug", "info", "warn", "error"}, "what to log")
+	s.config.Retention = app.DefaultRetention
+	f.Var((*retention)(&s.config.Retention), "retention", "how long to keep events that were handed over, such as 30d, at least 1d; or forever")
 	f.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 20*time.Second, "time to finish what is in flight when asked to stop")
 	return cmd
 }
@@ -174,5 +178,45 @@ func (p *prefixes) Set(text string) error {
 		}
 		*p = append(*p, prefix.Masked())
 	}
+	return nil
+}
+
+// retention is a flag that holds an age in days or as a Go duration; negative is
+// for ever.
+type retention time.Duration
+
+const day = 24 * time.Hour
+
+func (r *retention) Type() string { return "age" }
+
+func (r *retention) String() string {
+	switch d := time.Duration(*r); {
+	case d < 0:
+		return "forever"
+	case d%day == 0:
+		return fmt.Sprintf("%dd", d/day)
+	default:
+		return d.String()
+	}
+}
+
+func (r *retention) Set(text string) error {
+	if text == "forever" {
+		*r = -1
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		if n < 0 || n > int(math.MaxInt64/day) {
+			err = strconv.ErrRange
+		}
+		d = time.Duration(n) * day
+	}
+	if err != nil || d < day {
+		return fmt.Errorf("%q is no age of at least 1d; write it like 90d or 2160h, or forever", text)
+	}
+	*r = retention(d)
 	return nil
 }

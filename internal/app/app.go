@@ -46,6 +46,7 @@ type Config struct {
 	EnvironmentID string         // default DefaultEnvironmentID
 	DebugAddr     string         // where to serve Go's profiler; default nowhere
 	ShutdownGrace time.Duration  // for requests and attempts under way; default 20 s
+	Retention     time.Duration  // age at which events are deleted; default DefaultRetention, negative: never
 	Version       string
 	Log           *slog.Logger // default none
 
@@ -68,6 +69,7 @@ func (c Config) withDefaults() Config {
 	c.DataDir = cmp.Or(c.DataDir, "handover-data")
 	c.EnvironmentID = cmp.Or(c.EnvironmentID, DefaultEnvironmentID)
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 20*time.Second)
+	c.Retention = cmp.Or(c.Retention, DefaultRetention)
 	c.Version = cmp.Or(c.Version, "dev")
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -210,6 +212,9 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 	}
 	start("web server", func(ctx context.Context) error { return s.serve(ctx, listener) })
 	start("replays", s.replays.Run)
+	if s.Retention > 0 {
+		start("retention", s.retain)
+	}
 	start("recorder", s.recorder.Run)
 	start("relay", s.relay.Run)
 	start("router", s.router.Run)

@@ -20,11 +20,12 @@ type metrics struct {
 	registry *prometheus.Registry
 	handler  http.Handler
 
-	accepted, relayed, routed, created prometheus.Counter
-	attempts                           *prometheus.CounterVec
-	results                            *prometheus.CounterVec
-	duration, latency                  prometheus.Histogram
-	rejected                           *prometheus.CounterVec
+	accepted, relayed, routed, created, expired prometheus.Counter
+
+	attempts          *prometheus.CounterVec
+	results           *prometheus.CounterVec
+	duration, latency prometheus.Histogram
+	rejected          *prometheus.CounterVec
 
 	byClass map[dispatch.Class]prometheus.Counter
 	byState map[store.State]prometheus.Counter
@@ -46,6 +47,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 		relayed:  counter("events_relayed_total", "Events given to the stream, repeats included."),
 		routed:   counter("events_routed_total", "Events turned into deliveries."),
 		created:  counter("deliveries_created_total", "Deliveries created."),
+		expired:  counter("expired_events_total", "Events deleted for their age."),
 		attempts: vec("attempts_total", "Attempts by what came of them.", "class"),
 		results:  vec("attempt_results_total", "Attempts by the state in which they left their delivery; pending means another attempt follows.", "state"),
 		duration: histogram("attempt_duration_seconds", "Time of an attempt.", prometheus.ExponentialBuckets(0.001, 2, 15)),
@@ -59,7 +61,7 @@ func newMetrics(reg *prometheus.Registry, version string) *metrics {
 		Namespace: "handover", Name: "build_info", Help: "The version that runs.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	reg.MustRegister(m.accepted, m.relayed, m.routed, m.created, m.attempts, m.results, m.duration, m.latency, m.rejected, build,
+	reg.MustRegister(m.accepted, m.relayed, m.routed, m.created, m.expired, m.attempts, m.results, m.duration, m.latency, m.rejected, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, class := range dispatch.Classes() {
 		m.byClass[class] = m.attempts.WithLabelValues(string(class))

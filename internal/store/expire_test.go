@@ -82,7 +82,7 @@ func TestExpireDeletesWhatNobodyNeeds(t *testing.T) {
 		touched := l.send(Succeeded, "10")
 		l.age(month + time.Hour)
 		for text, id := range map[string]string{
-			`UPDATE deliveries SET state = 4 WHERE id = $1`:           mixed[1].ID,   // failed at one of two endpoints
+			`UPDATE deliveries SET state = 4 WHERE id = $1`:       mixed[1].ID,   // failed at one of two endpoints
 			`UPDATE deliveries SET updated_at = $2 WHERE id = $1`: touched[1].ID, // canceled or sent again just now
 		} {
 			args := []any{id}
