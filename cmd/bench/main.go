@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	f.StringVar(&only, "only", "", "scenarios, separated by commas: "+strings.Join(scenarioNames(), ", "))
 	f.IntVar(&o.Runs, "runs", 1, "how often to run each; medians are shown")
 	f.IntVar(&o.Events, "events", 20000, "events in a flood")
-	f.IntVar(&o.History, "history", 1000000, "delivered events in the database before the long-history flood")
+	f.IntVar(&o.History, "history", 1000000, "delivered events in the database before the long-history flood; a fifth of them before the retention flood")
 	f.BoolVar(&o.JSON, "json", false, "print JSON")
 	f.StringVar(&o.Results, "results", "", "write the table as Markdown to this file, appending a section")
 	f.StringVar(&o.SVG, "svg", "", "write pictures of the first run to this directory")

@@ -31,6 +31,7 @@ func scenarios() []scenario {
 		{"retries", "30 % are refused the first time, tried again after 5 s", retryStorm},
 		{"kill", "SIGKILL in the middle of a flood, restart", killed},
 		{"history", "the flood, on a database that holds a million delivered events", longHistory},
+		{"retention", "the flood, while old events are deleted", retention},
 	}
 }
 
@@ -475,7 +476,7 @@ func longHistory(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	if err := m.fill(ctx, id, m.History); err != nil {
+	if err := m.fill(ctx, id, m.History, 24*time.Hour); err != nil {
 		return err
 	}
 	if err := m.warmUp(ctx); err != nil {
@@ -488,10 +489,50 @@ func longHistory(ctx context.Context, m *measurement) error {
 	return m.await(ctx, m.Events, 20*time.Second)
 }
 
-// fill writes delivered events into the database, as they would be had they come
-// through the service.
-func (m *measurement) fill(ctx context.Context, endpoint string, n int) error {
-	progress("history: writing %d delivered events", n)
+func retention(ctx context.Context, m *measurement) error {
+	id, err := m.service.subscribe(ctx, m.app("0"))
+	if err != nil {
+		return err
+	}
+	old := m.History / 5
+	if err := m.fill(ctx, id, old, 100*24*time.Hour); err != nil {
+		return err
+	}
+	m.service.kill()
+	if err := m.service.start(ctx); err != nil { // it looks for old events now
+		return err
+	}
+	if err := m.warmUp(ctx); err != nil {
+		return err
+	}
+	before, err := m.service.expired(ctx)
+	if err != nil {
+		return err
+	}
+	m.startClock()
+	if _, err := m.load(ctx, load{URL: m.events(), Count: m.Events, Workers: 64}); err != nil {
+		return err
+	}
+	if err := m.await(ctx, m.Events, 20*time.Second); err != nil {
+		return err
+	}
+	after, err := m.service.expired(ctx)
+	if err != nil {
+		return err
+	}
+	m.result.Note = fmt.Sprintf("%d of %d old events deleted meanwhile", after-before, old)
+	if after >= old {
+		m.result.Note += "; these were all, before the end"
+	}
+	return nil
+}
+
+// fill writes delivered events of an age into the database, as they would be had
+// they come through the service.
+func (m *measurement) fill(ctx context.Context, endpoint string, n int, age time.Duration) error {
+	progress("%s: writing %d delivered events", m.result.Scenario, n)
+	at := time.Now().Add(-age).UnixMicro()
+	micros, nanos := fmt.Sprint(at), fmt.Sprint(at*1000)
 	db, err := m.service.database()
 	if err != nil {
 		return err
@@ -511,12 +552,12 @@ func (m *measurement) fill(ctx context.Context, endpoint string, n int) error {
 		for _, statement := range []string{
 			`INSERT INTO handover_events (id, environment_id, type, organization_id, user_id, subject, occurred_at, recorded_at, body)
 SELECT 'evt_9' || ` + digits + `, 'env_118200000000000001', 'user.organization_membership_deleted', 'org_118200000000000101',
-  'usr_9' || ` + digits + `, 'usr_9' || ` + digits + `, 1781256600000000000, 1781256600000000, ` + body + ` FROM ` + series,
+  'usr_9' || ` + digits + `, 'usr_9' || ` + digits + `, ` + nanos + `, ` + micros + `, ` + body + ` FROM ` + series,
 			`INSERT INTO deliveries (id, event_seq, endpoint_id, order_key, state, due_at, attempts, tries, last_status, outcome, created_at, updated_at)
-SELECT 'msg_0' || ` + digits + `, e.seq, '` + endpoint + `', e.subject, 3, 1781256600000000, 1, 1, 200, 'unattested', 1781256600000000, 1781256600000000
+SELECT 'msg_0' || ` + digits + `, e.seq, '` + endpoint + `', e.subject, 3, ` + micros + `, 1, 1, 200, 'unattested', ` + micros + `, ` + micros + `
 FROM ` + series + ` JOIN handover_events e ON e.id = 'evt_9' || ` + digits + ` AND e.environment_id = 'env_118200000000000001'`,
 			`INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, class, error, answer, address)
-SELECT 'msg_0' || ` + digits + `, 1, 1781256600000000, 800, 200, 'ok', '', ` + `CAST('' AS ` + map[bool]string{true: "bytea", false: "blob"}[m.Store == "postgres"] + `), '127.0.0.1:80' FROM ` + series,
+SELECT 'msg_0' || ` + digits + `, 1, ` + micros + `, 800, 200, 'ok', '', ` + `CAST('' AS ` + map[bool]string{true: "bytea", false: "blob"}[m.Store == "postgres"] + `), '127.0.0.1:80' FROM ` + series,
 		} {
 			if _, err := db.ExecContext(ctx, statement, from, to); err != nil {
 				return fmt.Errorf("write history: %w", err)

@@ -280,6 +280,22 @@ func (s *service) subscribe(ctx context.Context, url string) (string, error) {
 	return e.ID, nil
 }
 
+// expired tells how many events the service has deleted for their age.
+func (s *service) expired(ctx context.Context) (int, error) {
+	const name = "\nhandover_expired_events_total "
+	_, metrics, err := s.call(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	_, value, _ := strings.Cut(string(metrics), name)
+	value, _, _ = strings.Cut(value, "\n")
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read%s: %w", name, err)
+	}
+	return int(n), nil
+}
+
 // database opens the service's database.
 func (s *service) database() (*sql.DB, error) {
 	if s.b.Store == "postgres" {
