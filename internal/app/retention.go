@@ -24,7 +24,7 @@ const (
 func (s *service) retain(ctx context.Context) error {
 	for {
 		next := sweepEvery
-		switch mine, err := s.sweep(ctx, time.Now().Add(-s.Retention)); {
+		switch mine, err := s.sweep(ctx, s.Now().Add(-s.Retention)); {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
