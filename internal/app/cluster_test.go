@@ -24,7 +24,6 @@ import (
 	"github.com/handover-dev/handover/internal/testenv"
 )
 
-
 // newCluster returns n processes, not started, on one PostgreSQL and one Redis.
 func newCluster(t *testing.T, n int, args ...string) []*process {
 	t.Helper()

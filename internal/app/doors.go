@@ -27,7 +27,7 @@ func descriptors() int {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 1024
 	}
-	return int(min(l.Cur, 1<<20)) //nolint:gosec // bounded
+	return int(min(l.Cur, 1<<20))
 }
 
 // outOfDescriptors tells whether this process, or the machine, can open nothing
@@ -148,10 +148,12 @@ func (d *doors) state(c net.Conn, s http.ConnState) {
 	if !ok {
 		return
 	}
-	if s == http.StateIdle {
+	switch s {
+	case http.StateIdle:
 		v.silent.Store(time.Now().UnixNano())
-	} else if s == http.StateActive {
+	case http.StateActive:
 		v.silent.Store(0)
+	default:
 	}
 }
 

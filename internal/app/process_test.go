@@ -524,7 +524,7 @@ func awaitReady(p service) {
 	p.test().Helper()
 	testenv.Eventually(p.test(), patience, func() error {
 		if status, parts, err := readiness(p); err != nil || status != http.StatusOK {
-			return fmt.Errorf("/readyz: %d %v %v, want 200", status, parts, err)
+			return fmt.Errorf("/readyz: %d %v, want 200: %w", status, parts, err)
 		}
 		return nil
 	})
@@ -536,7 +536,7 @@ func awaitNotReady(p service, part string) {
 	testenv.Eventually(p.test(), patience, func() error {
 		status, parts, err := readiness(p)
 		if err != nil || status != http.StatusServiceUnavailable || parts[part] == "ok" {
-			return fmt.Errorf("/readyz: %d %v %v, want 503 because of %s", status, parts, err, part)
+			return fmt.Errorf("/readyz: %d %v, want 503 because of %s: %w", status, parts, part, err)
 		}
 		for name, says := range parts {
 			if name != part && says != "ok" {

@@ -231,7 +231,7 @@ func (x *attempt) over(ctx context.Context, c *conn, head, body []byte) (answer 
 			_ = c.Close()
 		}
 	}()
-	resp, sent, err := c.exchange(head, body)
+	resp, sent, err := c.exchange(head, body) //nolint:bodyclose // that would read all the rest; the connection is closed
 	if err != nil {
 		return Answer{}, err
 	}

@@ -172,4 +172,3 @@ func TestCommitWithoutAnswer(t *testing.T) {
 		testenv.Until(t, time.Minute, "event "+id, func() bool { return out.has(id) })
 	}
 }
-

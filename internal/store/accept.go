@@ -204,7 +204,7 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 			return fmt.Errorf("remember webhooks: %w", err)
 		}
 		for i := range ids {
-			if err := collect(stmt.QueryContext(ctx, sources[i], ids[i], evs[i], hashes[i], now)); err != nil {
+			if err := collect(stmt.query(ctx, sources[i], ids[i], evs[i], hashes[i], now)); err != nil {
 				return err
 			}
 		}

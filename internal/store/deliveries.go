@@ -378,7 +378,7 @@ func (s *Store) insertRows(ctx context.Context, tx *sql.Tx, owner string, ds []*
 			return nil, err
 		}
 		for _, d := range ds {
-			res, err := stmt.ExecContext(ctx, d.ID, d.EventSeq, d.EndpointID, d.OrderKey, d.State, ownerOf(d), now)
+			res, err := stmt.exec(ctx, d.ID, d.EventSeq, d.EndpointID, d.OrderKey, d.State, ownerOf(d), now)
 			if err != nil {
 				return nil, err
 			}
@@ -449,11 +449,11 @@ FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(endpoint_id, or
 CROSS JOIN LATERAL (SELECT id, endpoint_id, order_key FROM deliveries a
   WHERE a.endpoint_id = g.endpoint_id AND a.order_key = g.order_key AND a.state < 2 FOR SHARE) d`, endpoints, keys))
 	} else {
-		var stmt *sql.Stmt
+		var stmt statement
 		stmt, err = s.stmt(ctx, tx, `SELECT endpoint_id, order_key FROM deliveries WHERE endpoint_id = $1 AND order_key = $2 AND state < 2`)
 		if err == nil {
 			for _, g := range groups {
-				if err = add(stmt.QueryContext(ctx, g.endpointID, g.orderKey)); err != nil {
+				if err = add(stmt.query(ctx, g.endpointID, g.orderKey)); err != nil {
 					break
 				}
 			}
@@ -519,20 +519,17 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, groups []group) ([]stri
 		endpoints, keys := groupColumns(groups)
 		err = add(tx.QueryContext(ctx, releaseText, now, endpoints, keys))
 	} else {
-		var held bool
-		stmt, err := s.stmt(ctx, tx, `SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 2)`)
-		if err == nil {
-			err = stmt.QueryRowContext(ctx).Scan(&held)
-		}
-		if err != nil {
+		rows, err := s.query(ctx, tx, `SELECT id FROM deliveries WHERE state = 2 LIMIT 1`)
+		if held, err := appendStrings(nil, rows, err); err != nil {
 			return nil, fmt.Errorf("look for held deliveries: %w", err)
-		} else if !held {
+		} else if len(held) == 0 {
 			return nil, nil
 		}
+		var stmt statement
 		stmt, err = s.stmt(ctx, tx, releaseOne)
 		if err == nil {
 			for _, g := range groups {
-				if err = add(stmt.QueryContext(ctx, now, g.endpointID, g.orderKey)); err != nil {
+				if err = add(stmt.query(ctx, now, g.endpointID, g.orderKey)); err != nil {
 					break
 				}
 			}

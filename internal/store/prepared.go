@@ -17,9 +17,19 @@ type prepared struct {
 
 const maxPrepared = 64
 
-// stmt is a statement in a transaction, prepared once and for all. It is closed
-// with the transaction.
-func (s *Store) stmt(ctx context.Context, tx *sql.Tx, text string) (*sql.Stmt, error) {
+// statement is one that is prepared for a transaction, and closed with it.
+type statement struct{ of *sql.Stmt }
+
+func (st statement) exec(ctx context.Context, args ...any) (sql.Result, error) {
+	return st.of.ExecContext(ctx, args...)
+}
+
+func (st statement) query(ctx context.Context, args ...any) (*sql.Rows, error) {
+	return st.of.QueryContext(ctx, args...)
+}
+
+// stmt is a statement that is prepared once and for all.
+func (s *Store) stmt(ctx context.Context, tx *sql.Tx, text string) (statement, error) {
 	s.prepared.mu.Lock()
 	kept := s.prepared.byText[text]
 	if kept == nil && len(s.prepared.byText)+len(s.prepared.wanted) < maxPrepared {
@@ -27,9 +37,10 @@ func (s *Store) stmt(ctx context.Context, tx *sql.Tx, text string) (*sql.Stmt, e
 	}
 	s.prepared.mu.Unlock()
 	if kept != nil {
-		return tx.StmtContext(ctx, kept), nil
+		return statement{tx.StmtContext(ctx, kept)}, nil
 	}
-	return tx.PrepareContext(ctx, text)
+	of, err := tx.PrepareContext(ctx, text)
+	return statement{of}, err
 }
 
 // query runs one of the statements that every event passes through.
@@ -41,7 +52,7 @@ func (s *Store) query(ctx context.Context, tx *sql.Tx, text string, args ...any)
 	if err != nil {
 		return nil, err
 	}
-	return stmt.QueryContext(ctx, args...)
+	return stmt.query(ctx, args...)
 }
 
 // prepare prepares what transactions wanted and did not find. What cannot be is
@@ -52,17 +63,18 @@ func (s *Store) prepare(ctx context.Context) {
 	s.prepared.wanted = nil
 	s.prepared.mu.Unlock()
 	for _, text := range wanted {
-		stmt, err := s.write.PrepareContext(ctx, text)
+		stmt, err := s.write.PrepareContext(ctx, text) //nolint:sqlclosecheck // it is kept
 		if err != nil {
 			return
 		}
 		s.prepared.mu.Lock()
-		if again := s.prepared.byText[text]; again != nil {
-			stmt, again = again, stmt
-			_ = again.Close()
+		if s.prepared.byText[text] == nil {
+			s.prepared.byText[text], stmt = stmt, nil
 		}
-		s.prepared.byText[text] = stmt
 		s.prepared.mu.Unlock()
+		if stmt != nil {
+			_ = stmt.Close() // another one was quicker
+		}
 	}
 }
 
@@ -94,7 +106,7 @@ type preparedTx struct {
 func (t preparedTx) Exec(ctx context.Context, text string, args ...any) error {
 	stmt, err := t.s.stmt(ctx, t.tx, text)
 	if err == nil {
-		_, err = stmt.ExecContext(ctx, args...)
+		_, err = stmt.exec(ctx, args...)
 	}
 	return err
 }

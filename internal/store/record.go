@@ -174,7 +174,7 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 		return nil, err
 	}
 	for i, r := range results {
-		res, err := update.ExecContext(ctx, r.State, r.DueAt.UnixMicro(), r.Tries, r.Status,
+		res, err := update.exec(ctx, r.State, r.DueAt.UnixMicro(), r.Tries, r.Status,
 			errorClass(r), r.Outcome, r.Receipt, r.ReceiptError, now, r.DeliveryID, owner)
 		if err != nil {
 			return nil, err
@@ -186,7 +186,7 @@ func (s *Store) recordSQLite(ctx context.Context, tx *sql.Tx, owner string, resu
 		if kept[i] = n == 1; !kept[i] {
 			continue
 		}
-		if _, err := insert.ExecContext(ctx, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
+		if _, err := insert.exec(ctx, r.DeliveryID, r.StartedAt.UnixMicro(), r.Duration.Microseconds(), r.Status, r.Class,
 			r.Error, bytesOf(r.Answer), r.Address); err != nil {
 			return nil, err
 		}

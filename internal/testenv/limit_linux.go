@@ -28,8 +28,8 @@ func limit(pid, resource int, n int64) error {
 }
 
 func prlimit(pid, resource int, set, get *syscall.Rlimit) error {
-	if _, _, err := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource), //nolint:gosec // they are small and not negative
-		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(get)), 0, 0); err != 0 { //nolint:gosec // as the call wants them
+	if _, _, err := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), uintptr(resource),
+		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(get)), 0, 0); err != 0 {
 		return fmt.Errorf("limit process %d: %w", pid, err)
 	}
 	return nil
