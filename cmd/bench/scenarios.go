@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -30,6 +31,7 @@ func scenarios() []scenario {
 		{"hang", "the same, one of the ten hangs 10 s", func(ctx context.Context, m *measurement) error { return ten(ctx, m, "/hang") }},
 		{"retries", "30 % are refused the first time, tried again after 5 s", retryStorm},
 		{"kill", "SIGKILL in the middle of a flood, restart", killed},
+		{"backlog", "a million deliveries that waited, released; a tenth of them measured", backlog},
 		{"history", "the flood, on a database that holds a million delivered events", longHistory},
 		{"retention", "the flood, while old events are deleted", retention},
 	}
@@ -476,7 +478,7 @@ func longHistory(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	if err := m.fill(ctx, id, m.History, 24*time.Hour); err != nil {
+	if err := m.fill(ctx, id, m.History, 24*time.Hour, true); err != nil {
 		return err
 	}
 	if err := m.warmUp(ctx); err != nil {
@@ -495,7 +497,7 @@ func retention(ctx context.Context, m *measurement) error {
 		return err
 	}
 	old := m.History / 5
-	if err := m.fill(ctx, id, old, 100*24*time.Hour); err != nil {
+	if err := m.fill(ctx, id, old, 100*24*time.Hour, true); err != nil {
 		return err
 	}
 	m.service.kill()
@@ -527,10 +529,39 @@ func retention(ctx context.Context, m *measurement) error {
 	return nil
 }
 
-// fill writes delivered events of an age into the database, as they would be had
-// they come through the service.
-func (m *measurement) fill(ctx context.Context, endpoint string, n int, age time.Duration) error {
-	progress("%s: writing %d delivered events", m.result.Scenario, n)
+// backlog releases as many deliveries as the history is long, and stops after five
+// times a flood: what is looked at is the memory.
+func backlog(ctx context.Context, m *measurement) error {
+	id, err := m.service.subscribe(ctx, m.app("0"))
+	if err != nil {
+		return err
+	}
+	if err := m.warmUp(ctx); err != nil {
+		return err
+	}
+	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/pause", nil); err != nil || status >= 300 {
+		return fmt.Errorf("pause: %d %s %w", status, answer, err)
+	}
+	if err := m.fill(ctx, id, m.History, time.Minute, false); err != nil {
+		return err
+	}
+	m.startClock()
+	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/resume", nil); err != nil || status >= 300 {
+		return fmt.Errorf("resume: %d %s %w", status, answer, err)
+	}
+	want := min(m.History, 5*m.Events)
+	if err := m.await(ctx, want, 20*time.Second); err != nil {
+		return err
+	}
+	r := m.result
+	r.Lost = max(r.Lost, 0) // more may have come by the time it stops
+	return nil
+}
+
+// fill writes events of an age into the database, as they would be had they come
+// through the service: delivered, or waiting for an endpoint.
+func (m *measurement) fill(ctx context.Context, endpoint string, n int, age time.Duration, delivered bool) error {
+	progress("%s: writing %d events", m.result.Scenario, n)
 	at := time.Now().Add(-age).UnixMicro()
 	micros, nanos := fmt.Sprint(at), fmt.Sprint(at*1000)
 	db, err := m.service.database()
@@ -540,11 +571,15 @@ func (m *measurement) fill(ctx context.Context, endpoint string, n int, age time
 	defer db.Close()
 	series := `generate_series($1::bigint, $2::bigint) AS g(n)`
 	digits := `lpad(g.n::text, 18, '0')`
-	body := `convert_to(repeat('x', 600), 'UTF8')`
+	body := `convert_to('{"n":' || g.n || ',"sent_at":` + fmt.Sprint(at*1000) + `,"x":"' || repeat('x', 550) || '"}', 'UTF8')`
 	if m.Store != "postgres" {
 		series = `(WITH RECURSIVE g(n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM g WHERE n < $2) SELECT n FROM g) AS g`
 		digits = `printf('%018d', g.n)`
-		body = `CAST(replace(hex(zeroblob(300)), '00', 'xx') AS blob)`
+		body = `CAST('{"n":' || g.n || ',"sent_at":` + fmt.Sprint(at*1000) + `,"x":"' || replace(hex(zeroblob(275)), '00', 'xx') || '"}' AS blob)`
+	}
+	state, attempts, status, outcome := "3", "1", "200", "unattested"
+	if !delivered {
+		state, attempts, status, outcome = "0", "0", "0", ""
 	}
 	const step = 50000
 	for from := 1; from <= n; from += step {
@@ -554,11 +589,14 @@ func (m *measurement) fill(ctx context.Context, endpoint string, n int, age time
 SELECT 'evt_9' || ` + digits + `, 'env_118200000000000001', 'user.organization_membership_deleted', 'org_118200000000000101',
   'usr_9' || ` + digits + `, 'usr_9' || ` + digits + `, ` + nanos + `, ` + micros + `, ` + body + ` FROM ` + series,
 			`INSERT INTO deliveries (id, event_seq, endpoint_id, order_key, state, due_at, attempts, tries, last_status, outcome, created_at, updated_at)
-SELECT 'msg_0' || ` + digits + `, e.seq, '` + endpoint + `', e.subject, 3, ` + micros + `, 1, 1, 200, 'unattested', ` + micros + `, ` + micros + `
+SELECT 'msg_0' || ` + digits + `, e.seq, '` + endpoint + `', e.subject, ` + state + `, ` + micros + `, ` + attempts + `, ` + attempts + `, ` + status + `, '` + outcome + `', ` + micros + `, ` + micros + `
 FROM ` + series + ` JOIN handover_events e ON e.id = 'evt_9' || ` + digits + ` AND e.environment_id = 'env_118200000000000001'`,
 			`INSERT INTO attempts (delivery_id, number, started_at, duration_us, status, class, error, answer, address)
 SELECT 'msg_0' || ` + digits + `, 1, ` + micros + `, 800, 200, 'ok', '', ` + `CAST('' AS ` + map[bool]string{true: "bytea", false: "blob"}[m.Store == "postgres"] + `), '127.0.0.1:80' FROM ` + series,
 		} {
+			if !delivered && strings.HasPrefix(statement, "INSERT INTO attempts") {
+				continue
+			}
 			if _, err := db.ExecContext(ctx, statement, from, to); err != nil {
 				return fmt.Errorf("write history: %w", err)
 			}
