@@ -311,6 +311,7 @@ type load struct {
 	ended  sync.WaitGroup
 
 	mu       sync.Mutex
+	quiet    bool
 	sent     int
 	accepted map[string]bool
 	refused  int
@@ -347,6 +348,11 @@ func (l *load) stop() {
 func (l *load) publish() {
 	for l.ctx.Err() == nil {
 		l.mu.Lock()
+		if l.quiet {
+			l.mu.Unlock()
+			pause(l.ctx, 10*time.Millisecond)
+			continue
+		}
 		l.sent++
 		id, ev := removal(l.sent)
 		l.mu.Unlock()
@@ -421,6 +427,13 @@ func (l *load) refusals() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.refused
+}
+
+// rest lets the publishers rest, or go on.
+func (l *load) rest(quiet bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet = quiet
 }
 
 // accepts waits until n more events were accepted.
