@@ -153,7 +153,7 @@ func (d *doors) state(c net.Conn, s http.ConnState) {
 		v.silent.Store(time.Now().UnixNano())
 	case http.StateActive:
 		v.silent.Store(0)
-	default:
+	default: // it was silent from the start, and is gone
 	}
 }
 
