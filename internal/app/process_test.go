@@ -339,7 +339,8 @@ func (l *load) start() {
 	})
 }
 
-// stop ends the publishers. It may be called again.
+// stop ends the publishers, when what they have sent is answered. It may be called
+// again.
 func (l *load) stop() {
 	l.end()
 	l.ended.Wait()
@@ -371,12 +372,13 @@ var errLater = errors.New("later")
 
 // post sends one event; on an error it has to be sent again.
 func (l *load) post(id string, event map[string]any) error {
-	status, header, answer, err := request(l.ctx, l.client, http.MethodPost, l.process.base()+"/v1/events", event)
+	ctx := l.process.test().Context() // not to be broken off by stop: it would leave open what becomes of it
+	status, header, answer, err := request(ctx, l.client, http.MethodPost, l.process.base()+"/v1/events", event)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.ctx.Err() != nil:
-		return l.ctx.Err()
+	case ctx.Err() != nil:
+		return ctx.Err()
 	case err != nil:
 		if !l.killed {
 			l.wrong = append(l.wrong, "no answer: "+err.Error())
