@@ -522,10 +522,13 @@ func (r *receiver) body(id string, asker *receiver) []byte {
 	return nil
 }
 
+// prober keeps its connections: those of the default client are closed whenever a
+// test's server is.
+var prober = &http.Client{Transport: &http.Transport{}, Timeout: 30 * time.Second}
+
 // readiness asks /readyz.
 func readiness(p service) (status int, parts map[string]string, err error) {
-	client := &http.Client{Timeout: 30 * time.Second}
-	status, _, body, err := request(p.test().Context(), client, http.MethodGet, p.base()+"/readyz", nil)
+	status, _, body, err := request(p.test().Context(), prober, http.MethodGet, p.base()+"/readyz", nil)
 	if err != nil {
 		return 0, nil, err
 	}
