@@ -133,7 +133,7 @@ func (s *Store) connectSQLite(dir string) error {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
 	w.SetMaxOpenConns(1) // SQLite has one writer; waiting here is cheaper than SQLITE_BUSY
-	r, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)&_pragma=query_only(1)&_pragma=cache_size(-8000)")
+	r, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(5000)&_pragma=query_only(1)&_pragma=cache_size(-2000)")
 	if err != nil {
 		return errors.Join(fmt.Errorf("open %s: %w", path, err), w.Close())
 	}
