@@ -41,6 +41,8 @@ type options struct {
 	Runs        int
 	Events      int
 	History     int
+	Rate        float64
+	For         time.Duration
 	JSON        bool
 	Results     string
 	SVG         string
@@ -68,6 +70,8 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&o.Runs, "runs", 1, "how often to run each; medians are shown")
 	f.IntVar(&o.Events, "events", 20000, "events in a flood")
 	f.IntVar(&o.History, "history", 1000000, "delivered events in the database before the long-history flood; a fifth of them before the retention flood")
+	f.Float64Var(&o.Rate, "rate", 2000, "events a second of the soak, which runs only when named with -only")
+	f.DurationVar(&o.For, "for", 30*time.Minute, "how long to soak")
 	f.BoolVar(&o.JSON, "json", false, "print JSON")
 	f.StringVar(&o.Results, "results", "", "write the table as Markdown to this file, appending a section")
 	f.StringVar(&o.SVG, "svg", "", "write pictures of the first run to this directory")

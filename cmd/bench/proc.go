@@ -60,13 +60,16 @@ func statOf(pid int) []string {
 }
 
 // peakRSS tells the most memory that a process has had, in MiB.
-func peakRSS(pid int) float64 {
+func peakRSS(pid int) float64 { return memoryOf(pid, "VmHWM:") }
+
+// memoryOf tells a line of /proc/PID/status, in MiB.
+func memoryOf(pid int, name string) float64 {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.SplitSeq(string(raw), "\n") {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, name); ok {
 			kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 64)
 			if err == nil {
 				return kb / 1024

@@ -17,23 +17,25 @@ import (
 type scenario struct {
 	name string
 	what string
+	long bool // runs only when it is named
 	run  func(ctx context.Context, m *measurement) error
 }
 
 func scenarios() []scenario {
 	return []scenario{
-		{"flood", "single-event POSTs as fast as answers come, one endpoint", flood},
-		{"batch", "the same events, 100 a request", batchFlood},
-		{"fanout", "a tenth of the events, ten endpoints", fanout},
-		{"drain", "a backlog that was recorded while dispatch was paused, released", drain},
-		{"light", "200 events/s for 10 s, one endpoint", light},
-		{"calm", "100 events/s for 15 s, ten endpoints", func(ctx context.Context, m *measurement) error { return ten(ctx, m, "") }},
-		{"hang", "the same, one of the ten hangs 10 s", func(ctx context.Context, m *measurement) error { return ten(ctx, m, "/hang") }},
-		{"retries", "30 % are refused the first time, tried again after 5 s", retryStorm},
-		{"kill", "SIGKILL in the middle of a flood, restart", killed},
-		{"backlog", "a million deliveries that waited, released; a tenth of them measured", backlog},
-		{"history", "the flood, on a database that holds a million delivered events", longHistory},
-		{"retention", "the flood, while old events are deleted", retention},
+		{name: "flood", what: "single-event POSTs as fast as answers come, one endpoint", run: flood},
+		{name: "batch", what: "the same events, 100 a request", run: batchFlood},
+		{name: "fanout", what: "a tenth of the events, ten endpoints", run: fanout},
+		{name: "drain", what: "a backlog that was recorded while dispatch was paused, released", run: drain},
+		{name: "light", what: "200 events/s for 10 s, one endpoint", run: light},
+		{name: "calm", what: "100 events/s for 15 s, ten endpoints", run: func(ctx context.Context, m *measurement) error { return ten(ctx, m, "") }},
+		{name: "hang", what: "the same, one of the ten hangs 10 s", run: func(ctx context.Context, m *measurement) error { return ten(ctx, m, "/hang") }},
+		{name: "retries", what: "30 % are refused the first time, tried again after 5 s", run: retryStorm},
+		{name: "kill", what: "SIGKILL in the middle of a flood, restart", run: killed},
+		{name: "backlog", what: "a million deliveries that waited, released; a tenth of them measured", run: backlog},
+		{name: "history", what: "the flood, on a database that holds a million delivered events", run: longHistory},
+		{name: "retention", what: "the flood, while old events are deleted", run: retention},
+		{name: "soak", what: "an even rate for a long time", long: true, run: soak},
 	}
 }
 
@@ -54,7 +56,7 @@ func (b *bench) runAll(ctx context.Context, run int) ([]result, error) {
 	progress("run %d, %s: the ceiling is %.0f/s", run+1, b.Store, ceiling)
 	var results []result
 	for _, s := range scenarios() {
-		if len(b.Only) > 0 && !slices.Contains(b.Only, s.name) {
+		if named := slices.Contains(b.Only, s.name); !named && (len(b.Only) > 0 || s.long) {
 			continue
 		}
 		r, err := b.measure(ctx, s, ceiling)

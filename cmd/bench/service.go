@@ -114,6 +114,9 @@ func (b *bench) generate(ctx context.Context, l load) (sent, error) {
 		"generator", "-url", l.URL, "-key", apiKey, "-count", strconv.Itoa(l.Count), "-first", strconv.Itoa(max(l.First, 1)),
 		"-workers", strconv.Itoa(max(l.Workers, 1)), "-batch", strconv.Itoa(l.Batch), "-rate", strconv.FormatFloat(l.Rate, 'f', -1, 64),
 	}
+	if l.Until > 0 {
+		args = append(args, "-until", l.Until.String())
+	}
 	if l.Sign {
 		args = append(args, "-sign")
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // SQLite has one writer and each commit waits for the disk. What wants to be
@@ -16,6 +17,7 @@ type shared struct {
 	mu      sync.Mutex
 	waiting []*work
 	turn    chan struct{} // held by the one who writes
+	written atomic.Bool   // something was, since the last checkpoint
 }
 
 // work is a function that wants a transaction.
@@ -63,6 +65,7 @@ func (s *Store) share(ctx context.Context, f func(tx *sql.Tx) error) error {
 
 // writeTogether writes what shares one transaction, and tells each what came of it.
 func (s *Store) writeTogether(together []*work) {
+	defer s.shared.written.Store(true)
 	if len(together) > 1 {
 		if errs, ok := s.tryShared(together); ok {
 			for i, w := range together {

@@ -145,14 +145,14 @@ func (s *Store) connectSQLite(dir string) error {
 	}
 	c.SetMaxOpenConns(1)
 	s.write, s.read, s.dialect = w, r, dialect{outbox.SQLite}
-	s.checkpoints = checkpoint(c)
+	s.checkpoints = s.checkpoint(c)
 	return nil
 }
 
 // checkpoint carries what was committed from SQLite's log into its file, beside
 // the writer, who would otherwise stop to do so in the middle of the line. It
 // returns what ends it.
-func checkpoint(db *sql.DB) (stop func() error) {
+func (s *Store) checkpoint(db *sql.DB) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -164,6 +164,9 @@ func checkpoint(db *sql.DB) (stop func() error) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+				if !s.shared.written.Swap(false) {
+					continue
+				}
 				// What cannot be done now is done next time, or by the writer.
 				_, _ = db.ExecContext(ctx, `PRAGMA wal_checkpoint(PASSIVE)`)
 			}
