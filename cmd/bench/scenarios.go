@@ -256,6 +256,11 @@ func flood(ctx context.Context, m *measurement) error {
 	if err := m.warmUp(ctx); err != nil {
 		return err
 	}
+	return m.pour(ctx)
+}
+
+// pour measures a flood.
+func (m *measurement) pour(ctx context.Context) error {
 	m.startClock()
 	if _, err := m.load(ctx, load{URL: m.events(), Count: m.Events, Workers: 64}); err != nil {
 		return err
@@ -325,8 +330,8 @@ func drain(ctx context.Context, m *measurement) error {
 	if err := m.warmUp(ctx); err != nil {
 		return err
 	}
-	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/pause", nil); err != nil || status >= 300 {
-		return fmt.Errorf("pause: %d %s %w", status, answer, err)
+	if err := m.service.order(ctx, id, "pause"); err != nil {
+		return err
 	}
 	if _, err := m.load(ctx, load{URL: m.events() + "/batch", Count: m.Events, Workers: 4, Batch: 100}); err != nil {
 		return err
@@ -335,8 +340,8 @@ func drain(ctx context.Context, m *measurement) error {
 		return err
 	}
 	m.startClock()
-	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/resume", nil); err != nil || status >= 300 {
-		return fmt.Errorf("resume: %d %s %w", status, answer, err)
+	if err := m.service.order(ctx, id, "resume"); err != nil {
+		return err
 	}
 	return m.await(ctx, m.Events, 20*time.Second)
 }
@@ -486,11 +491,7 @@ func longHistory(ctx context.Context, m *measurement) error {
 	if err := m.warmUp(ctx); err != nil {
 		return err
 	}
-	m.startClock()
-	if _, err := m.load(ctx, load{URL: m.events(), Count: m.Events, Workers: 64}); err != nil {
-		return err
-	}
-	return m.await(ctx, m.Events, 20*time.Second)
+	return m.pour(ctx)
 }
 
 func retention(ctx context.Context, m *measurement) error {
@@ -513,11 +514,7 @@ func retention(ctx context.Context, m *measurement) error {
 	if err != nil {
 		return err
 	}
-	m.startClock()
-	if _, err := m.load(ctx, load{URL: m.events(), Count: m.Events, Workers: 64}); err != nil {
-		return err
-	}
-	if err := m.await(ctx, m.Events, 20*time.Second); err != nil {
+	if err := m.pour(ctx); err != nil {
 		return err
 	}
 	after, err := m.service.expired(ctx)
@@ -541,15 +538,15 @@ func backlog(ctx context.Context, m *measurement) error {
 	if err := m.warmUp(ctx); err != nil {
 		return err
 	}
-	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/pause", nil); err != nil || status >= 300 {
-		return fmt.Errorf("pause: %d %s %w", status, answer, err)
+	if err := m.service.order(ctx, id, "pause"); err != nil {
+		return err
 	}
 	if err := m.fill(ctx, id, m.History, time.Minute, false); err != nil {
 		return err
 	}
 	m.startClock()
-	if status, answer, err := m.service.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/resume", nil); err != nil || status >= 300 {
-		return fmt.Errorf("resume: %d %s %w", status, answer, err)
+	if err := m.service.order(ctx, id, "resume"); err != nil {
+		return err
 	}
 	want := min(m.History, 5*m.Events)
 	if err := m.await(ctx, want, 20*time.Second); err != nil {

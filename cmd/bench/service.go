@@ -283,6 +283,18 @@ func (s *service) subscribe(ctx context.Context, url string) (string, error) {
 	return e.ID, nil
 }
 
+// order pauses or resumes an endpoint.
+func (s *service) order(ctx context.Context, id, verb string) error {
+	status, answer, err := s.call(ctx, http.MethodPost, "/v1/endpoints/"+id+"/"+verb, nil)
+	if err == nil && status >= 300 {
+		err = fmt.Errorf("%d %s", status, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("%s endpoint: %w", verb, err)
+	}
+	return nil
+}
+
 // expired tells how many events the service has deleted for their age.
 func (s *service) expired(ctx context.Context) (int, error) {
 	const name = "\nhandover_expired_events_total "
