@@ -5,18 +5,13 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -497,7 +492,7 @@ func TestAddressesAreJudgedAtEachConnection(t *testing.T) {
 // proxy of the environment comes between: it would connect on our behalf.
 // Not parallel: it sets the environment that the process starts in.
 func TestOnlyTheAppItselfIsSpokenTo(t *testing.T) {
-	authority := newCertificate(t, nil, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
+	authority := testenv.Certificate(t, nil, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
 	roots := filepath.Join(t.TempDir(), "roots.pem")
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate[0]}), 0o600); err != nil {
 		t.Fatal(err)
@@ -519,7 +514,7 @@ func TestOnlyTheAppItselfIsSpokenTo(t *testing.T) {
 		t.Cleanup(server.Close)
 		return server.URL
 	}
-	good := serve(newCertificate(t, &authority, nil))
+	good := serve(testenv.Certificate(t, &authority, nil))
 	var mu sync.Mutex
 	var heard []byte
 	plain := newWire(t, "127.0.0.1:0", func(_ *wire, conn net.Conn) {
@@ -532,11 +527,11 @@ func TestOnlyTheAppItselfIsSpokenTo(t *testing.T) {
 	secure := func(w *wire) string { return "https://" + w.Addr().String() }
 	endure(t, p, []*try{
 		{name: "good", url: good, state: "succeeded", class: "ok", status: 200},
-		{name: "self-signed", url: serve(newCertificate(t, nil, nil)), class: "tls", words: "signed by an unknown authority", unbound: true},
-		{name: "expired", url: serve(newCertificate(t, &authority, func(c *x509.Certificate) {
+		{name: "self-signed", url: serve(testenv.Certificate(t, nil, nil)), class: "tls", words: "signed by an unknown authority", unbound: true},
+		{name: "expired", url: serve(testenv.Certificate(t, &authority, func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2020, 2, 1, 0, 0, 0, 0, time.UTC)
 		})), class: "tls", words: "only valid from 2020-01-01 00:00:00 to 2020-02-01 00:00:00", unbound: true},
-		{name: "another host's", url: serve(newCertificate(t, &authority, func(c *x509.Certificate) {
+		{name: "another host's", url: serve(testenv.Certificate(t, &authority, func(c *x509.Certificate) {
 			c.IPAddresses, c.DNSNames = nil, []string{"hooks.example.com"}
 		})), class: "tls", words: "not for the host 127.0.0.1", unbound: true},
 		{name: "not for the name", url: strings.Replace(good, "127.0.0.1", "localhost", 1), class: "tls", words: "not for the host localhost", unbound: true},
@@ -572,34 +567,4 @@ func TestOnlyTheAppItselfIsSpokenTo(t *testing.T) {
 	if n := proxy.conns.Load(); n != 0 {
 		t.Errorf("the proxy was connected to %d times", n)
 	}
-}
-
-// newCertificate makes one for 127.0.0.1, signed by the issuer or by itself.
-func newCertificate(t *testing.T, issuer *tls.Certificate, change func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	if change != nil {
-		change(template)
-	}
-	parent, signer := template, any(key)
-	if issuer != nil {
-		parent, signer = issuer.Leaf, issuer.PrivateKey
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }

@@ -5,18 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -33,6 +28,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/handover-dev/handover/internal/dispatch"
+	"github.com/handover-dev/handover/internal/testenv"
 	"github.com/handover-dev/handover/signing"
 )
 
@@ -683,14 +679,14 @@ func newResolver(t *testing.T, addresses func() []netip.Addr) *net.Resolver {
 
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	authority := newCertificate(t, nil, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
+	authority := testenv.Certificate(t, nil, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
 	roots := x509.NewCertPool()
 	roots.AddCert(authority.Leaf)
-	good := newCertificate(t, &authority, nil)
-	expired := newCertificate(t, &authority, func(c *x509.Certificate) {
+	good := testenv.Certificate(t, &authority, nil)
+	expired := testenv.Certificate(t, &authority, func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2020, 2, 1, 0, 0, 0, 0, time.UTC)
 	})
-	wrong := newCertificate(t, &authority, func(c *x509.Certificate) {
+	wrong := testenv.Certificate(t, &authority, func(c *x509.Certificate) {
 		c.IPAddresses = nil
 		for i := range 200 {
 			c.DNSNames = append(c.DNSNames, fmt.Sprintf("host%d.example.com", i))
@@ -751,36 +747,6 @@ func TestTLS(t *testing.T) {
 }
 
 var discardLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-
-// newCertificate makes one for 127.0.0.1, signed by the issuer or by itself.
-func newCertificate(t *testing.T, issuer *tls.Certificate, change func(*x509.Certificate)) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	if change != nil {
-		change(template)
-	}
-	parent, signingKey := template, any(key)
-	if issuer != nil {
-		parent, signingKey = issuer.Leaf, issuer.PrivateKey
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signingKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
-}
 
 func TestCanceledIsNoAttempt(t *testing.T) {
 	t.Parallel()
