@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -218,5 +217,3 @@ func (p *pool) dial(ctx context.Context, o origin) (*conn, error) {
 
 // drained reports whether nothing is left that came after an answer.
 func (c *conn) drained() bool { return c.in.Buffered() == 0 }
-
-var _ io.Reader = (*conn)(nil)
