@@ -39,13 +39,18 @@ func (s *Store) Record(ctx context.Context, owner string, results []Result) (end
 		return cmp.Or(cmp.Compare(a.EndpointID, b.EndpointID), cmp.Compare(a.OrderKey, b.OrderKey))
 	})
 	if s.postgres() {
-		if endpointIDs, err = s.recordPipelined(ctx, owner, results); !errors.Is(err, errUncommon) {
-			return endpointIDs, err
-		}
+		err = s.again(ctx, func() error {
+			endpointIDs, err = s.recordPostgres(ctx, owner, results)
+			return err
+		})
+		return endpointIDs, err
 	}
 	err = s.Tx(ctx, func(tx *sql.Tx) error {
-		ctx := s.unwatched(ctx)
-		kept, err := s.recordRows(ctx, tx, owner, results)
+		ctx, now := s.unwatched(ctx), s.now().UnixMicro()
+		kept, err := s.recordSQLite(ctx, tx, owner, results, now)
+		if err == nil {
+			err = s.recordLate(ctx, tx, results, kept, now)
+		}
 		if err != nil {
 			return fmt.Errorf("record attempts: %w", err)
 		}
@@ -70,9 +75,9 @@ const (
 	lateUpdate    = `UPDATE deliveries SET attempts = attempts + 1, last_status = $1, updated_at = $2 WHERE id = $3 RETURNING attempts`
 )
 
-// recordPipelined is the short way of Record. Attempts whose delivery somebody
+// recordPostgres records in one round trip. Attempts whose delivery somebody
 // decided about meanwhile follow in a transaction of their own.
-func (s *Store) recordPipelined(ctx context.Context, owner string, results []Result) (released []string, err error) {
+func (s *Store) recordPostgres(ctx context.Context, owner string, results []Result) (released []string, err error) {
 	var groups []group
 	index := make(map[string]int, len(results))
 	for i, r := range results {
@@ -85,7 +90,6 @@ func (s *Store) recordPipelined(ctx context.Context, owner string, results []Res
 	now := s.now().UnixMicro()
 	var b pgx.Batch
 	b.Queue(recordText, recordArgs(owner, results, now)...).Query(func(rows pgx.Rows) error {
-		clear(kept)
 		var id string
 		for rows.Next() {
 			if err := rows.Scan(&id); err != nil {
@@ -99,7 +103,6 @@ func (s *Store) recordPipelined(ctx context.Context, owner string, results []Res
 		endpoints, keys := groupColumns(groups)
 		// One whose delivery was decided about is looked at in vain.
 		b.Queue(releaseText, now, endpoints, keys).Query(func(rows pgx.Rows) error {
-			released = nil
 			var endpoint string
 			for rows.Next() {
 				if err := rows.Scan(&endpoint); err != nil {
@@ -110,11 +113,7 @@ func (s *Store) recordPipelined(ctx context.Context, owner string, results []Res
 			return rows.Err()
 		})
 	}
-	err = s.pipeline(ctx, &b)
-	if s.collided(err) {
-		return nil, errUncommon
-	}
-	if err != nil {
+	if err := s.pipeline(ctx, &b); err != nil {
 		return nil, fmt.Errorf("record attempts: %w", err)
 	}
 	if !slices.Contains(kept, false) {
@@ -124,19 +123,6 @@ func (s *Store) recordPipelined(ctx context.Context, owner string, results []Res
 		return nil, fmt.Errorf("record attempts: %w", err)
 	}
 	return released, nil
-}
-
-func (s *Store) recordRows(ctx context.Context, tx *sql.Tx, owner string, results []Result) (kept []bool, err error) {
-	now := s.now().UnixMicro()
-	if s.postgres() {
-		kept, err = s.recordPostgres(ctx, tx, owner, results, now)
-	} else {
-		kept, err = s.recordSQLite(ctx, tx, owner, results, now)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return kept, s.recordLate(ctx, tx, results, kept, now)
 }
 
 // recordLate writes the attempts whose delivery was no longer in the owner's
@@ -216,23 +202,6 @@ func recordArgs(owner string, results []Result, now int64) []any {
 		outcomes[i], receipts[i], receiptErrors[i] = r.Outcome, r.Receipt, r.ReceiptError
 	}
 	return []any{now, ids, started, took, status, class, errs, answers, addresses, states, due, tries, lastErrors, outcomes, receipts, receiptErrors, owner}
-}
-
-func (s *Store) recordPostgres(ctx context.Context, tx *sql.Tx, owner string, results []Result, now int64) ([]bool, error) {
-	rows, err := tx.QueryContext(ctx, recordText, recordArgs(owner, results, now)...)
-	changed, err := appendStrings(make([]string, 0, len(results)), rows, err)
-	if err != nil {
-		return nil, err
-	}
-	index := make(map[string]int, len(results))
-	for i, r := range results {
-		index[r.DeliveryID] = i
-	}
-	kept := make([]bool, len(results))
-	for _, id := range changed {
-		kept[index[id]] = true
-	}
-	return kept, nil
 }
 
 func errorClass(r Result) string {

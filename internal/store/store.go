@@ -208,8 +208,13 @@ func (s *Store) Tx(ctx context.Context, f func(tx *sql.Tx) error) error {
 	if !s.postgres() {
 		return s.share(ctx, f)
 	}
+	return s.again(ctx, func() error { return s.tryTx(ctx, f) })
+}
+
+// again repeats what only collided with another transaction.
+func (s *Store) again(ctx context.Context, f func() error) error {
 	for try := 1; ; try++ {
-		err := s.tryTx(ctx, f)
+		err := f()
 		if err == nil || try == 5 || !s.collided(err) || ctx.Err() != nil {
 			return err
 		}
