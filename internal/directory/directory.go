@@ -188,7 +188,9 @@ func (d *Directory) Organizations(ctx context.Context, env, externalID string, p
 }
 
 // DeleteOrganization removes all members, and returns when that is done.
-func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref) error { return errNotBuilt }
+func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref) error {
+	return errNotBuilt
+}
 
 // Users and memberships. Users come with their memberships.
 
@@ -215,7 +217,9 @@ func (d *Directory) RemoveMember(ctx context.Context, env, organizationID string
 }
 
 // DeleteUser removes all memberships and the account.
-func (d *Directory) DeleteUser(ctx context.Context, env string, user Ref, how How) error { return errNotBuilt }
+func (d *Directory) DeleteUser(ctx context.Context, env string, user Ref, how How) error {
+	return errNotBuilt
+}
 
 // Import makes people known as members, without events; who is one already is
 // left as they are. At most 1,000 at a time. It returns how many were new.
@@ -272,7 +276,9 @@ func (d *Directory) SCIMUsers(ctx context.Context, dir SCIMDirectory, f SCIMFilt
 func (d *Directory) ChangeSCIMUser(ctx context.Context, dir SCIMDirectory, id string, change func(SCIMUser) (SCIMUser, error)) (SCIMUser, error) {
 	return SCIMUser{}, errNotBuilt
 }
-func (d *Directory) DeleteSCIMUser(ctx context.Context, dir SCIMDirectory, id string) error { return errNotBuilt }
+func (d *Directory) DeleteSCIMUser(ctx context.Context, dir SCIMDirectory, id string) error {
+	return errNotBuilt
+}
 
 func (d *Directory) CreateSCIMGroup(ctx context.Context, dir SCIMDirectory, g SCIMGroup) (SCIMGroup, error) {
 	return SCIMGroup{}, errNotBuilt
@@ -286,7 +292,9 @@ func (d *Directory) SCIMGroups(ctx context.Context, dir SCIMDirectory, f SCIMGro
 func (d *Directory) ChangeSCIMGroup(ctx context.Context, dir SCIMDirectory, id string, change func(SCIMGroup) (SCIMGroup, error)) (SCIMGroup, error) {
 	return SCIMGroup{}, errNotBuilt
 }
-func (d *Directory) DeleteSCIMGroup(ctx context.Context, dir SCIMDirectory, id string) error { return errNotBuilt }
+func (d *Directory) DeleteSCIMGroup(ctx context.Context, dir SCIMDirectory, id string) error {
+	return errNotBuilt
+}
 
 // Inbound events.
 
