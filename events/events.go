@@ -271,3 +271,45 @@ func New[T any](t Type[T], data T, d Defaults, organizationID string) (Event, er
 	}
 	return Parse(append(b, '}'))
 }
+
+// A Member is a name and a value in the data of an event.
+type Member struct {
+	Name  string
+	Value any
+}
+
+// Extend returns the event with members added at the end of its data, in compact
+// JSON. What the data has already stays as it is.
+func Extend(e Event, members ...Member) (Event, error) {
+	e = e.Compact()
+	var there map[string]json.RawMessage
+	if err := json.Unmarshal(e.Data, &there); err != nil {
+		return Event{}, &FieldError{Field: "data", Reason: notObject, cause: err}
+	}
+	var more []byte
+	for _, m := range members {
+		if _, ok := there[m.Name]; ok {
+			continue
+		}
+		raw, err := marshal(m.Value)
+		if err != nil {
+			return Event{}, &FieldError{Field: "data." + m.Name, Reason: "cannot be marshaled", cause: err}
+		}
+		if len(there)+len(more) > 0 {
+			more = append(more, ',')
+		}
+		more = append(append(append(more, '"'), m.Name...), '"', ':')
+		more = append(more, raw...)
+	}
+	if len(more) == 0 {
+		return e, nil
+	}
+	s := scanner{b: e.body}
+	if err := s.scan(); err != nil {
+		return Event{}, err
+	}
+	end := s.f[fData].end - 1 // before the brace
+	body := make([]byte, 0, len(e.body)+len(more))
+	body = append(append(append(body, e.body[:end]...), more...), e.body[end:]...)
+	return Parse(body)
+}

@@ -92,6 +92,10 @@ type UserDeletion struct {
 type Successor struct {
 	UserID string `json:"user_id,omitempty"` // usr_…
 	Email  string `json:"email,omitempty"`
+	// Source is how the successor was found: request, when whoever removed the
+	// person named them, or manager, when the directory told; "" when the sender
+	// does not say.
+	Source string `json:"source,omitempty"`
 }
 
 // Organization is a customer: a company, a team. Only the ID is always there.

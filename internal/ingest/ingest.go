@@ -109,14 +109,23 @@ func (r *Recorder) Record(ctx context.Context, req Request) (Result, error) {
 }
 
 func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	n := 0
 	for _, a := range as {
 		n += len(a.Events)
 	}
+	return r.Hand(ctx, n, func(ctx context.Context, h *outbox.Handoff) (int, error) {
+		err := r.Store.Accept(ctx, h, as)
+		return added(as), err
+	})
+}
+
+// Hand lets write commit a transaction in which it appends events, about n, to
+// the handoff, and hands them to the relay. write returns how many they were.
+func (r *Recorder) Hand(ctx context.Context, n int, write func(context.Context, *outbox.Handoff) (int, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	h := r.Relay.Reserve(n)
-	err := r.Store.Accept(ctx, h, as)
+	appended, err := write(ctx, h)
 	transient := err != nil && r.Store.Transient(err)
 	if r.Observe != nil {
 		if transient {
@@ -140,7 +149,7 @@ func (r *Recorder) commit(ctx context.Context, as []*store.Acceptance) error {
 		r.Relay.Wake()
 	}
 	if r.OnAccept != nil {
-		r.OnAccept(added(as))
+		r.OnAccept(appended)
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func (s *Store) acceptNew(ctx context.Context, h *outbox.Handoff, as []*Acceptan
 type webhookKey struct{ source, id string }
 
 func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptance) error {
-	var sources, ids, evs []string
+	var sources, ids, evs, envs []string
 	var hashes [][]byte
 	first := make(map[webhookKey]*Acceptance)
 	var again []*Acceptance
@@ -171,11 +171,12 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 		}
 		first[k] = a
 		sources, ids, evs, hashes = append(sources, k.source), append(ids, k.id), append(evs, a.Events[0].ID), append(hashes, a.BodyHash[:])
+		envs = append(envs, a.Events[0].EnvironmentID)
 	}
 	if len(ids) == 0 {
 		return nil
 	}
-	const insert = `INSERT INTO inbox (source_id, webhook_id, event_id, body_hash, received_at) `
+	const insert = `INSERT INTO inbox (source_id, webhook_id, event_id, body_hash, environment_id, received_at) `
 	const unlessKnown = ` ON CONFLICT (source_id, webhook_id) DO NOTHING RETURNING source_id, webhook_id`
 	now := s.now().UnixMicro()
 	fresh := make(map[webhookKey]bool, len(ids))
@@ -194,17 +195,17 @@ func (s *Store) rememberWebhooks(ctx context.Context, tx *sql.Tx, as []*Acceptan
 		return rows.Err()
 	}
 	if s.postgres() {
-		if err := collect(tx.QueryContext(ctx, insert+`SELECT *, $5::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[])`+unlessKnown,
-			sources, ids, evs, hashes, now)); err != nil {
+		if err := collect(tx.QueryContext(ctx, insert+`SELECT *, $6::bigint FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[])`+unlessKnown,
+			sources, ids, evs, hashes, envs, now)); err != nil {
 			return err
 		}
 	} else {
-		stmt, err := s.stmt(ctx, tx, insert+`VALUES ($1, $2, $3, $4, $5)`+unlessKnown)
+		stmt, err := s.stmt(ctx, tx, insert+`VALUES ($1, $2, $3, $4, $5, $6)`+unlessKnown)
 		if err != nil {
 			return fmt.Errorf("remember webhooks: %w", err)
 		}
 		for i := range ids {
-			if err := collect(stmt.query(ctx, sources[i], ids[i], evs[i], hashes[i], now)); err != nil {
+			if err := collect(stmt.query(ctx, sources[i], ids[i], evs[i], hashes[i], envs[i], now)); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -78,8 +79,9 @@ func (d dialect) collided(err error) bool {
 		switch pg.Code {
 		case "40001", "40P01": // serialization failure, deadlock
 			return true
-		case "23505": // two transactions made the same row active or routed it at once
-			return strings.HasPrefix(pg.ConstraintName, "deliveries_")
+		case "23505": // two transactions made the same row active or routed it at once, or made the same person
+			table, _, _ := strings.Cut(pg.ConstraintName, "_")
+			return slices.Contains([]string{"deliveries", "organizations", "users", "memberships", "sessions", "directory"}, table)
 		}
 	}
 	return false

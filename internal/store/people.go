@@ -152,13 +152,15 @@ type SCIMToken struct {
 // A SCIMUser is a person as a directory sees them.
 type SCIMUser struct {
 	DirectoryID string
-	ID          string // diruser_…
-	UserID      string // the account, usr_…
-	UserName    string
-	ExternalID  string
-	Email       string // the primary or first one
-	Active      bool
-	ManagerID   string // diruser_… or externalId of the manager, as sent
+	// OrganizationID is the one that the directory opens.
+	OrganizationID string
+	ID             string // diruser_…
+	UserID         string // the account, usr_…
+	UserName       string
+	ExternalID     string
+	Email          string // the primary or first one
+	Active         bool
+	ManagerID      string // diruser_… or externalId of the manager, as sent
 	// Attributes are those of the resource that are not listed above: name,
 	// displayName, emails and so on. Never null.
 	Attributes json.RawMessage

@@ -58,6 +58,9 @@ func (s *Store) CreateSource(ctx context.Context, src Source, keys ...signing.Ke
 	return s.Source(ctx, src.ID)
 }
 
+// Taken tells whether a change failed because something unique exists already.
+func Taken(err error) bool { return taken(err) }
+
 // taken tells whether an insert met a unique key.
 func taken(err error) bool {
 	var pg *pgconn.PgError

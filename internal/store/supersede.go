@@ -11,7 +11,8 @@ import (
 // Once a person is a member again, no app is to be told any more that they left.
 //
 // The transaction that records a MembershipCreated event supersedes what is open
-// of the person's earlier removals from that organization. Those that are not
+// of the person's earlier removals from that organization: those recorded before
+// it that also occurred before it, since news can arrive in any order. Those that are not
 // routed yet it routes itself, as superseded: a removal that the router has just
 // in hand is locked in the outbox, so either it is taken from the router or its
 // deliveries can be seen. Route supersedes once more for the MembershipCreated
@@ -29,7 +30,7 @@ const CauseReadded = "readded"
 // to the organization again. So written, the index of the organizations, whose
 // histories are long, does not tempt.
 var readded = fmt.Sprintf(`(e.type = '%s' AND EXISTS (SELECT 1 FROM handover_events r
-  WHERE r.user_id <> '' AND r.user_id = e.user_id AND r.seq > e.seq AND r.type = '%s'
+  WHERE r.user_id <> '' AND r.user_id = e.user_id AND r.seq > e.seq AND r.type = '%s' AND r.occurred_at >= e.occurred_at
     AND r.organization_id || '' = e.organization_id AND r.environment_id || '' = e.environment_id))`,
 	events.MembershipRemoved.Name, events.MembershipCreated.Name)
 
@@ -51,10 +52,35 @@ func (s *Store) supersede(ctx context.Context, tx *sql.Tx, readds []int64) error
 		return scan(&ev.Seq, &ev.Type, &ev.OrganizationID, &ev.Subject)
 	}, `SELECT e.seq, e.type, e.organization_id, e.subject FROM handover_events r CROSS JOIN handover_events e
 WHERE r.seq `+s.in("$1", "bigint")+` AND e.user_id <> '' AND e.user_id = r.user_id AND e.seq < r.seq AND e.type = $2
+  AND e.occurred_at <= r.occurred_at
   AND e.organization_id || '' = r.organization_id AND e.environment_id || '' = r.environment_id`,
 		list(s.dialect, readds), events.MembershipRemoved.Name)
-	if err != nil || len(removals) == 0 {
+	if err != nil {
 		return err
+	}
+	return s.endRemovals(ctx, tx, removals)
+}
+
+// supersedeRemovals ends what is open of these removals.
+func (s *Store) supersedeRemovals(ctx context.Context, tx *sql.Tx, seqs []int64) error {
+	if len(seqs) == 0 {
+		return nil
+	}
+	if err := s.lockReadds(ctx, tx, "_shared"); err != nil {
+		return err
+	}
+	removals, err := query(ctx, tx, "removals", func(ev *Unrouted, scan func(...any) error) error {
+		return scan(&ev.Seq, &ev.Type, &ev.OrganizationID, &ev.Subject)
+	}, `SELECT seq, type, organization_id, subject FROM handover_events WHERE seq `+s.in("$1", "bigint"), list(s.dialect, seqs))
+	if err != nil {
+		return err
+	}
+	return s.endRemovals(ctx, tx, removals)
+}
+
+func (s *Store) endRemovals(ctx context.Context, tx *sql.Tx, removals []Unrouted) error {
+	if len(removals) == 0 {
+		return nil
 	}
 	if err := s.routeSuperseded(ctx, tx, removals); err != nil {
 		return err

@@ -87,6 +87,7 @@ CREATE INDEX sessions_active ON sessions (environment_id, user_id) WHERE status 
 -- those that webhooks of a directory told.
 CREATE TABLE directory_users (
   directory_id  text NOT NULL,
+  organization_id text NOT NULL,
   id            text NOT NULL,
   user_id       text NOT NULL,
   user_name     text NOT NULL,
