@@ -7,11 +7,19 @@ package directory
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/internal/groupcommit"
 	"github.com/handover-dev/handover/internal/ingest"
 	"github.com/handover-dev/handover/internal/store"
+	"github.com/handover-dev/handover/outbox"
 )
 
 // What is kept, by its names here.
@@ -143,6 +151,12 @@ type SCIMGroupFilter struct {
 	ID, DisplayName, ExternalID, Member *string
 }
 
+// SessionFilter says which sessions are wanted; zero values ask nothing.
+type SessionFilter struct {
+	Statuses      []string
+	Since, Before time.Time // of the creation
+}
+
 // An Inbound is an event that an identity provider sent.
 type Inbound struct {
 	Event events.Event
@@ -170,139 +184,134 @@ type Applied struct {
 
 // A Directory is safe for concurrent use. Run must be running.
 type Directory struct {
-	Store *store.Store
+	Store    *store.Store
+	Recorder *ingest.Recorder // hands what is appended to the relay
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: none
+
+	group groupcommit.Group[*command]
+	wake  chan struct{}
 }
 
-var errNotBuilt = errors.New("not built yet")
-
-// Organizations.
-
-func (d *Directory) CreateOrganization(ctx context.Context, env string, n NewOrganization) (Organization, error) {
-	return Organization{}, errNotBuilt
-}
-func (d *Directory) Organization(ctx context.Context, env string, ref Ref) (Organization, error) {
-	return Organization{}, errNotBuilt
-}
-func (d *Directory) Organizations(ctx context.Context, env, externalID string, p Page) (List[Organization], error) {
-	return List[Organization]{}, errNotBuilt
+// New returns a Directory over a store.
+func New(s *store.Store, r *ingest.Recorder) *Directory {
+	d := &Directory{Store: s, Recorder: r, wake: make(chan struct{}, 1)}
+	d.group.Commit = d.commit
+	d.group.Max = 256
+	d.group.Transient = func(err error) bool { return !errors.As(err, &half{}) && s.Transient(err) }
+	return d
 }
 
-// DeleteOrganization removes all members, and returns when that is done.
-func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref) error {
-	return errNotBuilt
+// Run makes changes until ctx ends, and finishes deletions of organizations that
+// a process left behind.
+func (d *Directory) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { return d.group.Run(ctx) })
+	g.Go(func() error { return d.finishDeletions(ctx) })
+	return g.Wait()
 }
 
-// Users and memberships. Users come with their memberships.
-
-func (d *Directory) CreateUser(ctx context.Context, env, organizationID string, n NewUser) (User, error) {
-	return User{}, errNotBuilt
-}
-func (d *Directory) User(ctx context.Context, env string, ref Ref) (User, error) {
-	return User{}, errNotBuilt
-}
-func (d *Directory) Users(ctx context.Context, env string, p Page) (List[User], error) {
-	return List[User]{}, errNotBuilt
-}
-func (d *Directory) Members(ctx context.Context, env, organizationID string, p Page) (List[User], error) {
-	return List[User]{}, errNotBuilt
-}
-func (d *Directory) AddMember(ctx context.Context, env, organizationID string, user Ref, n NewMembership) (User, error) {
-	return User{}, errNotBuilt
-}
-func (d *Directory) UpdateMember(ctx context.Context, env, organizationID string, user Ref, c MembershipChange) (User, error) {
-	return User{}, errNotBuilt
-}
-func (d *Directory) RemoveMember(ctx context.Context, env, organizationID string, user Ref, how How) (Removal, error) {
-	return Removal{}, errNotBuilt
+func (d *Directory) now() time.Time {
+	if d.Now != nil {
+		return d.Now()
+	}
+	return time.Now()
 }
 
-// DeleteUser removes all memberships and the account.
-func (d *Directory) DeleteUser(ctx context.Context, env string, user Ref, how How) error {
-	return errNotBuilt
+func (d *Directory) log() *slog.Logger {
+	if d.Log != nil {
+		return d.Log
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
-// Import makes people known as members, without events; who is one already is
-// left as they are. At most 1,000 at a time. It returns how many were new.
-func (d *Directory) Import(ctx context.Context, env, organizationID string, members []Imported) (added int, err error) {
-	return 0, errNotBuilt
+// A command is one change that somebody asked for. Those that are asked for at
+// the same time are one transaction.
+type command struct {
+	need    store.Need
+	events  int // that it announces, about
+	inbound *store.Acceptance
+	// decide draws the consequences, or changes nothing and returns why not. It
+	// may be called again.
+	decide func(*store.Change) error
+	taken  error // what it means that something unique exists already
+	err    error
 }
 
-// Sessions.
+// half is the error of a command that failed when it had begun to change
+// something: what shares its transaction has to be done without it.
+type half struct{ error }
 
-// CreateSession records a session that began elsewhere. An empty ID is made here.
-func (d *Directory) CreateSession(ctx context.Context, s Session) (Session, error) {
-	return Session{}, errNotBuilt
-}
-func (d *Directory) Session(ctx context.Context, env, id string) (Session, error) {
-	return Session{}, errNotBuilt
-}
+func (h half) Unwrap() error { return h.error }
 
-// SessionFilter says which sessions are wanted; zero values ask nothing.
-type SessionFilter struct {
-	Statuses      []string
-	Since, Before time.Time // of the creation
-}
-
-func (d *Directory) UserSessions(ctx context.Context, env, userID string, f SessionFilter, p Page) (List[Session], error) {
-	return List[Session]{}, errNotBuilt
-}
-
-// RevokeSession ends a session; one that has ended already is returned as it is.
-func (d *Directory) RevokeSession(ctx context.Context, env, id string) (Session, error) {
-	return Session{}, errNotBuilt
-}
-func (d *Directory) RevokeUserSessions(ctx context.Context, env, userID string) ([]Session, error) {
-	return nil, errNotBuilt
+func (d *Directory) do(ctx context.Context, c *command) error {
+	err := d.group.Do(ctx, c)
+	var begun half
+	switch {
+	case err == nil:
+		return c.err
+	case errors.As(err, &begun):
+		return begun.error
+	case c.taken != nil && store.Taken(err):
+		return c.taken
+	case d.Store.Transient(err) || errors.Is(err, groupcommit.ErrClosed) || errors.Is(err, groupcommit.ErrWithdrawn):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("change directory: %w", err)
 }
 
-// SCIM. The directories themselves are managed through the store.
+func (d *Directory) commit(ctx context.Context, cs []*command) error {
+	for {
+		needs := make([]store.Need, len(cs))
+		var inbound []*store.Acceptance
+		n := 0
+		for i, c := range cs {
+			needs[i] = c.need
+			n += max(c.events, 1)
+			if c.inbound != nil {
+				inbound = append(inbound, c.inbound)
+			}
+		}
+		err := d.Recorder.Hand(ctx, n, func(ctx context.Context, h *outbox.Handoff) (appended int, err error) {
+			err = d.Store.ChangePeople(ctx, h, inbound, needs, func(change *store.Change) error {
+				for _, c := range cs {
+					before := change.Touched()
+					if c.err = c.decide(change); c.err != nil && change.Touched() != before {
+						return half{c.err}
+					}
+				}
+				appended = change.Announced()
+				return nil
+			})
+			return appended, err
+		})
+		if !errors.Is(err, store.ErrContradicted) {
+			return err
+		}
+		cs = slices.DeleteFunc(slices.Clone(cs), func(c *command) bool {
+			if c.inbound == nil || c.inbound.Err == nil {
+				return false
+			}
+			c.err = c.inbound.Err
+			return true
+		})
+		if len(cs) == 0 {
+			return nil
+		}
+	}
+}
 
-func (d *Directory) CreateSCIMUser(ctx context.Context, dir SCIMDirectory, u SCIMUser) (SCIMUser, error) {
-	return SCIMUser{}, errNotBuilt
-}
-func (d *Directory) SCIMUser(ctx context.Context, dir SCIMDirectory, id string) (SCIMUser, error) {
-	return SCIMUser{}, errNotBuilt
+// newID returns prefix and 21 digits.
+func newID(prefix string) string { return prefix + strings.TrimPrefix(events.NewID(), "evt_") }
+
+func (d *Directory) defaults(env string, at time.Time) events.Defaults {
+	return events.Defaults{EnvironmentID: env, Now: func() time.Time { return at }}
 }
 
-// SCIMUsers returns count users from the start-th (1 is the first) on, and how
-// many there are in all.
-func (d *Directory) SCIMUsers(ctx context.Context, dir SCIMDirectory, f SCIMFilter, start, count int) ([]SCIMUser, int, error) {
-	return nil, 0, errNotBuilt
-}
-
-// ChangeSCIMUser lets change, which may be called more than once, make a new
-// user of the present one, in the transaction that also draws the consequences.
-// What change returns as its error is returned as it is.
-func (d *Directory) ChangeSCIMUser(ctx context.Context, dir SCIMDirectory, id string, change func(SCIMUser) (SCIMUser, error)) (SCIMUser, error) {
-	return SCIMUser{}, errNotBuilt
-}
-func (d *Directory) DeleteSCIMUser(ctx context.Context, dir SCIMDirectory, id string) error {
-	return errNotBuilt
-}
-
-func (d *Directory) CreateSCIMGroup(ctx context.Context, dir SCIMDirectory, g SCIMGroup) (SCIMGroup, error) {
-	return SCIMGroup{}, errNotBuilt
-}
-func (d *Directory) SCIMGroup(ctx context.Context, dir SCIMDirectory, id string) (SCIMGroup, error) {
-	return SCIMGroup{}, errNotBuilt
-}
-func (d *Directory) SCIMGroups(ctx context.Context, dir SCIMDirectory, f SCIMGroupFilter, start, count int) ([]SCIMGroup, int, error) {
-	return nil, 0, errNotBuilt
-}
-func (d *Directory) ChangeSCIMGroup(ctx context.Context, dir SCIMDirectory, id string, change func(SCIMGroup) (SCIMGroup, error)) (SCIMGroup, error) {
-	return SCIMGroup{}, errNotBuilt
-}
-func (d *Directory) DeleteSCIMGroup(ctx context.Context, dir SCIMDirectory, id string) error {
-	return errNotBuilt
-}
-
-// Inbound events.
-
-// Means tells whether events of a type can change who is a member, or of
-// sessions. Others only have to be recorded.
-func Means(eventType string) bool { return false }
-
-// Apply records an inbound event and does what it means.
-func (d *Directory) Apply(ctx context.Context, in Inbound) (Applied, error) {
-	return Applied{}, errNotBuilt
+// unavailable says that the database failed a reading.
+func (d *Directory) unavailable(err error) error {
+	if d.Store.Transient(err) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
 }
