@@ -35,8 +35,9 @@ type Recorder interface {
 
 // A Server serves the operator API.
 type Server struct {
-	Store    *store.Store
-	Recorder Recorder
+	Store     *store.Store
+	Recorder  Recorder
+	Directory Directory
 
 	// CheckURL says what is wrong with an endpoint's URL; nil: nothing ever is.
 	CheckURL func(raw string) error
@@ -45,6 +46,9 @@ type Server struct {
 	OnSourcesChanged   func()
 	OnReplay           func()
 	OnDue              func(endpointIDs ...string) // deliveries became due
+	// A client was revoked; a directory was changed, or opens with other tokens.
+	OnClientsChanged     func()
+	OnDirectoriesChanged func()
 
 	EnvironmentID string // of published events that name none
 	Version       string
@@ -124,7 +128,7 @@ func (s *Server) Handler() http.Handler {
 // register puts all routes but the two that publish on mux, and describes all.
 func (s *Server) register(mux *http.ServeMux) *huma.OpenAPI {
 	config := huma.DefaultConfig("Handover", s.Version)
-	config.Info.Description = "Hands over what a person leaves behind: endpoints, events, deliveries, replays."
+	config.Info.Description = "Hands over what a person leaves behind: who is a member of what, and endpoints, events, deliveries, replays."
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
 	config.RejectUnknownQueryParameters = true
 	config.Transformers = []huma.Transformer{discreet}
@@ -141,6 +145,12 @@ func (s *Server) register(mux *http.ServeMux) *huma.OpenAPI {
 	s.registerReplays(a)
 	s.registerSources(a)
 	s.registerAPIKeys(a)
+	s.registerOrganizations(a)
+	s.registerMembers(a)
+	s.registerUsers(a)
+	s.registerSessions(a)
+	s.registerDirectories(a)
+	s.registerClients(a)
 	return a.OpenAPI()
 }
 

@@ -66,7 +66,7 @@ func newService(t *testing.T, c store.Config) *service {
 	running.Go(func() { _ = recorder.Run(ctx) })
 	s := &service{t: t, store: db}
 	s.server = &api.Server{
-		Store: db, Recorder: recorder, EnvironmentID: "env_100000000000000001", Version: "test",
+		Store: db, Recorder: recorder, Directory: newDirectory(t, db), EnvironmentID: "env_100000000000000001", Version: "test",
 		CheckURL: func(raw string) error {
 			if !strings.HasPrefix(raw, "https://") {
 				return errors.New("has to begin with https://")
@@ -274,13 +274,19 @@ func removal(id, user string) string {
 
 // routes are all that the wire says there are.
 var routes = []string{
-	"DELETE /v1/api-keys/{id}", "DELETE /v1/endpoints/{id}", "DELETE /v1/sources/{id}",
-	"GET /v1/api-keys", "GET /v1/deliveries", "GET /v1/deliveries/{id}", "GET /v1/endpoints", "GET /v1/endpoints/{id}", "GET /v1/events",
-	"GET /v1/events/{id}", "GET /v1/replays", "GET /v1/replays/{id}", "GET /v1/sources", "GET /v1/sources/{id}",
-	"PATCH /v1/endpoints/{id}", "PATCH /v1/sources/{id}",
-	"POST /v1/api-keys", "POST /v1/deliveries/{id}/cancel", "POST /v1/deliveries/{id}/retry", "POST /v1/endpoints",
-	"POST /v1/endpoints/{id}/disable", "POST /v1/endpoints/{id}/enable", "POST /v1/endpoints/{id}/pause", "POST /v1/endpoints/{id}/resume", "POST /v1/endpoints/{id}/rotate", "POST /v1/endpoints/{id}/test",
-	"POST /v1/events", "POST /v1/events/batch", "POST /v1/replays", "POST /v1/replays/{id}/cancel", "POST /v1/sources", "POST /v1/sources/{id}/rotate",
+	"DELETE /v1/api-keys/{id}", "DELETE /v1/clients/{id}", "DELETE /v1/directories/{id}", "DELETE /v1/endpoints/{id}", "DELETE /v1/organizations/{id}",
+	"DELETE /v1/organizations/{id}/members/{user_id}", "DELETE /v1/sources/{id}", "DELETE /v1/users/{id}",
+	"GET /v1/api-keys", "GET /v1/clients", "GET /v1/deliveries", "GET /v1/deliveries/{id}", "GET /v1/directories", "GET /v1/directories/{id}",
+	"GET /v1/endpoints", "GET /v1/endpoints/{id}", "GET /v1/events", "GET /v1/events/{id}", "GET /v1/organizations", "GET /v1/organizations/{id}",
+	"GET /v1/organizations/{id}/members", "GET /v1/organizations/{id}/members/{user_id}", "GET /v1/replays", "GET /v1/replays/{id}",
+	"GET /v1/sessions/{id}", "GET /v1/sources", "GET /v1/sources/{id}", "GET /v1/users", "GET /v1/users/{id}", "GET /v1/users/{id}/sessions",
+	"PATCH /v1/directories/{id}", "PATCH /v1/endpoints/{id}", "PATCH /v1/sources/{id}",
+	"POST /v1/api-keys", "POST /v1/clients", "POST /v1/deliveries/{id}/cancel", "POST /v1/deliveries/{id}/retry", "POST /v1/directories",
+	"POST /v1/directories/{id}/rotate", "POST /v1/endpoints", "POST /v1/endpoints/{id}/disable", "POST /v1/endpoints/{id}/enable",
+	"POST /v1/endpoints/{id}/pause", "POST /v1/endpoints/{id}/resume", "POST /v1/endpoints/{id}/rotate", "POST /v1/endpoints/{id}/test",
+	"POST /v1/events", "POST /v1/events/batch", "POST /v1/organizations", "POST /v1/organizations/{id}/members",
+	"POST /v1/organizations/{id}/members/import", "POST /v1/replays", "POST /v1/replays/{id}/cancel", "POST /v1/sessions",
+	"POST /v1/sessions/{id}/revoke", "POST /v1/sources", "POST /v1/sources/{id}/rotate",
 }
 
 func sqlite(t *testing.T) *service {

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// The routes, all under the service's URL and with "Authorization: Bearer KEY":
+// The routes, but for those of who is a member of what (see wire_directory.go),
+// all under the service's URL and with "Authorization: Bearer KEY":
 //
 //	GET    /v1/endpoints               → Page[Endpoint]    ?state&cursor&limit
 //	POST   /v1/endpoints               → 201 Endpoint      NewEndpoint; Secret set this once
