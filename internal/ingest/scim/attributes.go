@@ -19,7 +19,7 @@ const (
 
 // attribute is one that is kept as it is sent, or a part of one.
 type attribute struct {
-	name string
+	name   string
 	truth, // a boolean; else, without subs, a string
 	many bool
 	subs []attribute

@@ -2,6 +2,7 @@ package scim
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -45,7 +46,7 @@ func checkMedia(header http.Header) error {
 	default:
 		// What is wrong with a parameter does not matter: none is looked at.
 		media, _, err := mime.ParseMediaType(media)
-		if err == nil && (media == mediaType || media == "application/json") {
+		if (err == nil || errors.Is(err, mime.ErrInvalidMediaParameter)) && (media == mediaType || media == "application/json") {
 			return nil
 		}
 	}
