@@ -59,11 +59,11 @@ func (e *groupEdit) whole(verb verb, v value) error {
 		return refuse(invalidValue, "without a path the value has to be an object")
 	}
 	for i := range v.items {
-		p, err := parsePath(v.items[i].key)
-		if err != nil {
-			return err
+		p, err := keyPath(v.items[i].key)
+		if err == nil {
+			err = e.at(verb, p, v.items[i].value, false)
 		}
-		if err := e.at(verb, p, v.items[i].value, false); err != nil {
+		if err != nil {
 			return err
 		}
 	}

@@ -121,11 +121,11 @@ func (c *compiler) whole(v value) error {
 	}
 	start := len(c.edits)
 	for i := range v.items {
-		p, err := parsePath(v.items[i].key)
-		if err != nil {
-			return err
+		p, err := keyPath(v.items[i].key)
+		if err == nil {
+			err = c.at(p, v.items[i].value)
 		}
-		if err := c.at(p, v.items[i].value); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -140,6 +140,17 @@ func (c *compiler) whole(v value) error {
 		seen[e.field] = true
 	}
 	return nil
+}
+
+// keyPath reads the key of an object as a path, as Entra ID sends them. A key that
+// is neither a path nor begins like one with conditions is an attribute of which
+// nothing is known.
+func keyPath(key string) (path, error) {
+	p, err := parsePath(key)
+	if err != nil && !strings.Contains(key, "[") {
+		return path{schema: "unknown", name: key}, nil
+	}
+	return p, err
 }
 
 func (c *compiler) put(e edit) error {
@@ -222,7 +233,7 @@ func (c *compiler) enterprise(p path, v value) error {
 			return refuse(invalidValue, "an extension has to be an object")
 		}
 		for i := range v.items {
-			p, err := parsePath(v.items[i].key)
+			p, err := keyPath(v.items[i].key)
 			if err != nil {
 				return err
 			}
