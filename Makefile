@@ -48,6 +48,10 @@ bench: ## Measure, three runs on both kinds of database, into cmd/bench/RESULTS.
 fuzz: ## Run every fuzz target for FUZZTIME (20s)
 	.ci/fuzz $(FUZZTIME)
 
+.PHONY: generate
+generate: ## Make Go of the .proto files
+	$(GO) -C internal/tools run ./protogen -root ../..
+
 .PHONY: fmt
 fmt: ## Format the code
 	$(tool) golangci-lint fmt
