@@ -99,7 +99,7 @@ func (s *Server) updateSource(ctx context.Context, in *struct {
 	var environment, state string
 	set(&environment, in.Body.EnvironmentID)
 	set(&state, in.Body.State)
-	src, err := s.Store.UpdateSource(ctx, in.ID, environment, state)
+	src, err := s.Store.UpdateSource(ctx, in.ID, environment, state, "")
 	if err != nil {
 		return nil, s.answerTo(ctx, err, "source")
 	}

@@ -139,9 +139,16 @@ type Source struct {
 	Kind          string
 	EnvironmentID string
 	State         string
+	Mapping       string         // JSON; "" for kinds that need none
 	Secrets       []SourceSecret // newest first; those that have not expired
 	CreatedAt     time.Time
 	UpdatedAt     time.Time
+
+	// What was counted, to a few seconds. SourceNamed leaves it out.
+	Received    int64 // webhooks that were taken, repeated ones included
+	LastEventAt time.Time
+	Rejections  []SourceCount // most frequent first
+	Unmapped    []SourceCount // likewise
 }
 
 // A SourceSecret is one of the secrets a source may sign with.

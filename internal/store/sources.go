@@ -20,11 +20,11 @@ const (
 	SourceDisabled = "disabled"
 )
 
-const sourceColumns = `id, name, kind, environment_id, state, created_at, updated_at`
+const sourceColumns = `id, name, kind, environment_id, state, mapping, created_at, updated_at`
 
 func scanSource(src *Source, scan func(...any) error) error {
 	var created, updated int64
-	if err := scan(&src.ID, &src.Name, &src.Kind, &src.EnvironmentID, &src.State, &created, &updated); err != nil {
+	if err := scan(&src.ID, &src.Name, &src.Kind, &src.EnvironmentID, &src.State, &src.Mapping, &created, &updated); err != nil {
 		return err
 	}
 	src.CreatedAt, src.UpdatedAt = time.UnixMicro(created), time.UnixMicro(updated)
@@ -37,8 +37,8 @@ func (s *Store) CreateSource(ctx context.Context, src Source, keys ...signing.Ke
 	now := s.now().Truncate(time.Microsecond)
 	src.ID, src.State = s.NewID("src_"), SourceEnabled
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO sources (`+sourceColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $6)`,
-			src.ID, src.Name, src.Kind, src.EnvironmentID, src.State, now.UnixMicro())
+		_, err := tx.ExecContext(ctx, `INSERT INTO sources (`+sourceColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $7)`,
+			src.ID, src.Name, src.Kind, src.EnvironmentID, src.State, src.Mapping, now.UnixMicro())
 		if taken(err) {
 			return fmt.Errorf("%w: the name is taken", ErrConflict)
 		}
@@ -78,12 +78,18 @@ func (s *Store) addSourceSecret(ctx context.Context, tx *sql.Tx, sourceID string
 	return err
 }
 
-// Source returns a source.
+// Source returns a source, with what was counted of it.
 func (s *Store) Source(ctx context.Context, id string) (Source, error) {
-	return s.source(ctx, s.read, `id = $1`, id)
+	src, err := s.source(ctx, s.read, `id = $1`, id)
+	if err != nil {
+		return Source{}, err
+	}
+	all := []Source{src}
+	err = s.addCounts(ctx, all)
+	return all[0], err
 }
 
-// SourceNamed returns the source with that name.
+// SourceNamed returns the source with that name, without what was counted of it.
 func (s *Store) SourceNamed(ctx context.Context, name string) (Source, error) {
 	return s.source(ctx, s.read, `name = $1`, name)
 }
@@ -144,24 +150,31 @@ func (s *Store) ListSources(ctx context.Context, p Page) ([]Source, string, erro
 	if err != nil {
 		return nil, "", err
 	}
-	return all, next, s.addSecrets(ctx, s.read, all)
+	if err := s.addSecrets(ctx, s.read, all); err != nil {
+		return nil, "", err
+	}
+	return all, next, s.addCounts(ctx, all)
 }
 
-// UpdateSource changes a source's environment and state; empty leaves them.
-func (s *Store) UpdateSource(ctx context.Context, id, environmentID, state string) (Source, error) {
+// UpdateSource changes a source's environment, state and mapping; empty leaves
+// them.
+func (s *Store) UpdateSource(ctx context.Context, id, environmentID, state, mapping string) (Source, error) {
 	err := changed(s.write.ExecContext(ctx, `UPDATE sources SET environment_id = CASE WHEN $1 = '' THEN environment_id ELSE $1 END,
-  state = CASE WHEN $2 = '' THEN state ELSE $2 END, updated_at = $3 WHERE id = $4`, environmentID, state, s.now().UnixMicro(), id))
+  state = CASE WHEN $2 = '' THEN state ELSE $2 END, mapping = CASE WHEN $3 = '' THEN mapping ELSE $3 END, updated_at = $4 WHERE id = $5`,
+		environmentID, state, mapping, s.now().UnixMicro(), id))
 	if err != nil {
 		return Source{}, fmt.Errorf("update source: %w", err)
 	}
 	return s.Source(ctx, id)
 }
 
-// DeleteSource forgets a source and its secrets. What it sent remains.
+// DeleteSource forgets a source, its secrets and its counts. What it sent remains.
 func (s *Store) DeleteSource(ctx context.Context, id string) error {
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM source_secrets WHERE source_id = $1`, id); err != nil {
-			return err
+		for _, table := range []string{"source_secrets", "source_counts"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE source_id = $1`, id); err != nil {
+				return err
+			}
 		}
 		return changed(tx.ExecContext(ctx, `DELETE FROM sources WHERE id = $1`, id))
 	})

@@ -274,10 +274,10 @@ func TestSources(t *testing.T) {
 		if src = must(s.SourceNamed(ctx, "idp"))(t); len(src.Secrets) != 1 || !src.Secrets[0].Key.Equal(three) {
 			t.Errorf("after the overlap: %+v", src)
 		}
-		if src = must(s.UpdateSource(ctx, src.ID, "", SourceDisabled))(t); src.State != SourceDisabled || src.EnvironmentID != "env_1" {
+		if src = must(s.UpdateSource(ctx, src.ID, "", SourceDisabled, ""))(t); src.State != SourceDisabled || src.EnvironmentID != "env_1" {
 			t.Errorf("disabled %+v", src)
 		}
-		if src = must(s.UpdateSource(ctx, src.ID, "env_3", ""))(t); src.State != SourceDisabled || src.EnvironmentID != "env_3" {
+		if src = must(s.UpdateSource(ctx, src.ID, "env_3", "", ""))(t); src.State != SourceDisabled || src.EnvironmentID != "env_3" {
 			t.Errorf("moved %+v", src)
 		}
 		second := must(s.CreateSource(ctx, Source{Name: "other", Kind: "scalekit", EnvironmentID: "env_1"}, one))(t)
@@ -301,7 +301,7 @@ func TestSources(t *testing.T) {
 		if _, err := s.RotateSourceSecret(ctx, src.ID, one, 0); !errors.Is(err, ErrNotFound) {
 			t.Error(err)
 		}
-		if _, err := s.UpdateSource(ctx, src.ID, "", ""); !errors.Is(err, ErrNotFound) {
+		if _, err := s.UpdateSource(ctx, src.ID, "", "", ""); !errors.Is(err, ErrNotFound) {
 			t.Error(err)
 		}
 	})

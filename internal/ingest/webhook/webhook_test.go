@@ -424,7 +424,7 @@ func TestSourcesAreSeenAsTheyAre(t *testing.T) {
 		if got := try("/webhooks/idp", in.key); got != 201 {
 			t.Errorf("the first source: %d", got)
 		}
-		if _, err := in.store.UpdateSource(ctx, in.source.ID, "", store.SourceDisabled); err != nil {
+		if _, err := in.store.UpdateSource(ctx, in.source.ID, "", store.SourceDisabled, ""); err != nil {
 			t.Fatal(err)
 		}
 		in.handler.Forget()
@@ -432,7 +432,7 @@ func TestSourcesAreSeenAsTheyAre(t *testing.T) {
 		if got := try("/webhooks/idp", in.key); got != 404 || in.rejected() != "idp source" {
 			t.Errorf("a disabled source: %d", got)
 		}
-		if _, err := in.store.UpdateSource(ctx, in.source.ID, "env_2", store.SourceEnabled); err != nil {
+		if _, err := in.store.UpdateSource(ctx, in.source.ID, "env_2", store.SourceEnabled, ""); err != nil {
 			t.Fatal(err)
 		}
 		in.now.Add(int64(time.Second))
