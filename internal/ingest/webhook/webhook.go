@@ -1,8 +1,12 @@
 // Package webhook receives the signed webhooks of identity providers.
 //
 // A webhook is read, verified over its raw bytes, parsed, and recorded; it is
-// answered after the commit and before anything is done with it. Nothing that a
-// sender can send is answered with a 5xx: that means that nothing was recorded.
+// answered after the commit and before any app is told. Nothing that a sender
+// can send is answered with a 5xx: that means that nothing was recorded.
+//
+// A source of the kind scalekit sends events as they are kept here. One of the
+// kind standard follows the Standard Webhooks in any form of event; a mapping
+// says what they mean.
 package webhook
 
 import (
@@ -11,10 +15,13 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,7 +29,10 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/handover-dev/handover/events"
+	"github.com/handover-dev/handover/internal/directory"
 	"github.com/handover-dev/handover/internal/ingest"
+	"github.com/handover-dev/handover/internal/ingest/webhook/mapping"
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 	"github.com/handover-dev/handover/signing"
 )
@@ -33,17 +43,35 @@ type Recorder interface {
 	Record(ctx context.Context, req ingest.Request) (ingest.Result, error)
 }
 
-// A Handler serves POST /webhooks/{source}.
+// A Directory records events that may change who is a member, and does what
+// they mean. It makes the same promises as a Recorder, with the same errors.
+type Directory interface {
+	Apply(ctx context.Context, in directory.Inbound) (directory.Applied, error)
+}
+
+// A Handler serves POST /webhooks/{source}. What it counts by source is written
+// by Run.
 type Handler struct {
 	Store    *store.Store
 	Recorder Recorder
+	// Directory gets the events of which Means is true; nil: the Recorder gets all.
+	Directory Directory
+	Means     func(eventType string) bool // nil: directory.Means
 	// OnReject is told of every webhook that is not taken: the name of its source,
 	// UnknownSource if there is none of that name, and a reason of [Reasons]. nil:
 	// nobody.
 	OnReject func(source, reason string)
-	Now      func() time.Time // nil: time.Now
-	Log      *slog.Logger     // nil: none
+	// Failures are the signatures, by source and address, that did not hold. An
+	// address that sent too many of them has to wait before it is heard again. The
+	// zero value is ready.
+	Failures limit.Limiter
+	// Address is what Failures knows the sender of a request by; nil: the address
+	// that the connection comes from. Behind a proxy that is the same for all.
+	Address func(r *http.Request) string
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: none
 
+	tally    tally
 	mu       sync.RWMutex
 	sources  map[string]*source
 	reading  singleflight.Group // by name
@@ -64,6 +92,7 @@ const (
 	ReasonHeader      = "header"      // a webhook-* header is missing or ill-formed
 	ReasonTime        = "time"        // the timestamp is too old or too new
 	ReasonSignature   = "signature"   // it matches no secret
+	ReasonBlocked     = "blocked"     // too many signatures from this address did not hold
 	ReasonEvent       = "event"       // it is not a valid event
 	ReasonEnvironment = "environment" // it is of another environment than the source
 	ReasonConflict    = "conflict"    // a known id with another body
@@ -74,7 +103,7 @@ const (
 func Reasons() []string {
 	return []string{
 		ReasonSource, ReasonMethod, ReasonSize, ReasonBody, ReasonMedia, ReasonHeader, ReasonTime, ReasonSignature,
-		ReasonEvent, ReasonEnvironment, ReasonConflict, ReasonUnavailable,
+		ReasonBlocked, ReasonEvent, ReasonEnvironment, ReasonConflict, ReasonUnavailable,
 	}
 }
 
@@ -84,7 +113,18 @@ const (
 	// maxRecording bounds the wait for the commit: a sender gives up after 10 s.
 	maxRecording = 9 * time.Second
 	maxName      = 63
-	retryAfter   = "1"
+)
+
+// Kinds of sources.
+const (
+	KindScalekit = "scalekit" // events in the form of Scalekit's
+	KindStandard = "standard" // any, with a mapping
+)
+
+// What a webhook meant, beside the effects of package directory.
+const (
+	EffectIgnored  directory.Effect = "ignored"  // recorded; its type is not one that is known
+	EffectUnmapped directory.Effect = "unmapped" // not recorded; the mapping does not have its type
 )
 
 // source is a source as it was read.
@@ -92,6 +132,7 @@ type source struct {
 	store.Source
 	readAt   time.Time
 	verifier signing.Verifier
+	mapping  *mapping.Compiled // of the kind standard
 }
 
 func (h *Handler) init() {
@@ -101,6 +142,15 @@ func (h *Handler) init() {
 		}
 		if h.Log == nil {
 			h.Log = slog.New(slog.DiscardHandler)
+		}
+		if h.Means == nil {
+			h.Means = directory.Means
+		}
+		if h.Address == nil {
+			h.Address = func(r *http.Request) string { return limit.Address(r.RemoteAddr) }
+		}
+		if h.Failures.Now == nil {
+			h.Failures.Now = h.Now
 		}
 	})
 }
@@ -121,41 +171,58 @@ type rejection struct {
 	location string // the field at fault
 	message  string
 	allow    string
+	wait     time.Duration // before it makes sense to try again
+}
+
+// outcome is what became of a webhook that was taken.
+type outcome struct {
+	ID        string           `json:"id,omitempty"` // of the event, as it was recorded first
+	Duplicate bool             `json:"duplicate"`    // it was recorded before
+	Effect    directory.Effect `json:"effect"`
+}
+
+func (o outcome) status() int {
+	if o.Duplicate || o.Effect == directory.EffectKnown || o.Effect == EffectUnmapped {
+		return http.StatusOK
+	}
+	return http.StatusCreated
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.init()
-	name, id, duplicate, no := h.take(w, r)
-	if no != nil {
-		if h.OnReject != nil {
-			h.OnReject(name, no.reason)
-		}
-		answerNo(w, no)
+	arrived := h.Now()
+	src, no := h.find(r, arrived)
+	var out outcome
+	if no == nil {
+		out, no = h.take(w, r, src, arrived)
+	}
+	if no == nil {
+		h.tally.add(src.ID, store.CountReceived, "", arrived)
+		answer(w, out.status(), "application/json", out)
 		return
 	}
-	status := http.StatusCreated
-	if duplicate {
-		status = http.StatusOK
+	name := UnknownSource
+	if src != nil {
+		name = src.Name
+		h.tally.add(src.ID, store.CountRejected, no.reason, arrived)
 	}
-	answer(w, status, "application/json", struct {
-		ID        string `json:"id"`
-		Duplicate bool   `json:"duplicate"`
-	}{id, duplicate})
+	if h.OnReject != nil {
+		h.OnReject(name, no.reason)
+	}
+	answerNo(w, no)
 }
 
 // take does all that is to be done before the answer.
-func (h *Handler) take(w http.ResponseWriter, r *http.Request) (name, id string, duplicate bool, no *rejection) {
-	arrived := h.Now()
-	src, no := h.find(r, arrived)
-	if no != nil {
-		return UnknownSource, "", false, no
-	}
-	name = src.Name
+func (h *Handler) take(w http.ResponseWriter, r *http.Request, src *source, arrived time.Time) (outcome, *rejection) {
 	if src.State != store.SourceEnabled {
-		return name, "", false, noSource()
+		return outcome{}, noSource()
 	}
 	if r.Method != http.MethodPost {
-		return name, "", false, &rejection{status: http.StatusMethodNotAllowed, reason: ReasonMethod, detail: "send webhooks with POST", allow: http.MethodPost}
+		return outcome{}, &rejection{status: http.StatusMethodNotAllowed, reason: ReasonMethod, detail: "send webhooks with POST", allow: http.MethodPost}
+	}
+	sender := src.ID + " " + h.Address(r)
+	if wait, blocked := h.Failures.Blocked(sender); blocked {
+		return outcome{}, &rejection{status: http.StatusTooManyRequests, reason: ReasonBlocked, detail: "too many webhooks from this address were not signed as they must be", wait: wait}
 	}
 	body, no := read(w, r)
 	if no == nil {
@@ -165,14 +232,26 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) (name, id string,
 		src, no = h.verify(r, src, body, arrived)
 	}
 	if no != nil {
-		return name, "", false, no
+		if no.status == http.StatusUnauthorized {
+			h.Failures.Spend(sender)
+		}
+		return outcome{}, no
 	}
-	ev, no := parse(body, src)
+	parse := parseScalekit
+	if src.mapping != nil {
+		parse = parseMapped
+	}
+	ev, unmapped, no := parse(body, src, r.Header[signing.HeaderID][0])
 	if no != nil {
-		return name, "", false, no
+		return outcome{}, no
 	}
-	id, duplicate, no = h.record(r, src, ev, body)
-	return name, id, duplicate, no
+	if unmapped != "" {
+		h.tally.add(src.ID, store.CountUnmapped, unmapped, arrived)
+	}
+	if ev.ID == "" {
+		return outcome{Effect: EffectUnmapped}, nil
+	}
+	return h.record(r, src, ev, body)
 }
 
 func noSource() *rejection {
@@ -251,6 +330,15 @@ func (h *Handler) readNow(ctx context.Context, name string, since time.Time) (*s
 		return nil, err
 	}
 	src = &source{Source: row, readAt: readAt, verifier: signing.Verifier{Now: h.Now}}
+	if row.Kind == KindStandard {
+		m, err := mapping.Parse([]byte(row.Mapping))
+		if err == nil {
+			src.mapping, err = m.Compile()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read mapping of source %s: %w", row.Name, err)
+		}
+	}
 	for _, secret := range row.Secrets {
 		src.verifier.Keys = append(src.verifier.Keys, secret.Key)
 	}
@@ -332,62 +420,118 @@ func (h *Handler) verify(r *http.Request, src *source, body []byte, arrived time
 	return nil, no
 }
 
-func parse(body []byte, src *source) (events.Event, *rejection) {
+// parseScalekit reads an event. Its type is returned beside it when it is not one
+// that is known.
+func parseScalekit(body []byte, src *source, _ string) (ev events.Event, unmapped string, no *rejection) {
 	ev, err := events.Parse(body)
 	if err != nil {
-		no := &rejection{status: http.StatusBadRequest, reason: ReasonEvent, detail: err.Error(), location: "body", message: err.Error()}
-		var field *events.FieldError
-		if errors.As(err, &field) {
-			no.location, no.message = "body."+field.Field, field.Reason
-		}
-		return events.Event{}, no
+		return events.Event{}, "", invalid(err)
 	}
 	if ev.EnvironmentID != src.EnvironmentID {
-		return events.Event{}, &rejection{
+		return events.Event{}, "", &rejection{
 			status: http.StatusBadRequest, reason: ReasonEnvironment, detail: "the event is of another environment than this source",
 			location: "body.environment_id", message: "is not that of this source",
 		}
 	}
-	return ev.Compact(), nil
+	if !isKnown(ev.Type) {
+		unmapped = word(ev.Type)
+	}
+	return ev.Compact(), unmapped, nil
 }
 
-func (h *Handler) record(r *http.Request, src *source, ev events.Event, body []byte) (id string, duplicate bool, no *rejection) {
+// parseMapped makes an event, or none and returns its type when that means
+// nothing.
+func parseMapped(body []byte, src *source, webhookID string) (ev events.Event, unmapped string, no *rejection) {
+	res, err := src.mapping.Map(body, mapping.Origin{SourceID: src.ID, WebhookID: webhookID, EnvironmentID: src.EnvironmentID})
+	if err != nil {
+		return events.Event{}, "", invalid(err)
+	}
+	if res.Meaning == mapping.Nothing {
+		return events.Event{}, word(res.Type), nil
+	}
+	return res.Event, "", nil
+}
+
+func invalid(err error) *rejection {
+	no := &rejection{status: http.StatusBadRequest, reason: ReasonEvent, detail: err.Error(), location: "body", message: err.Error()}
+	var field *events.FieldError
+	var pointer *mapping.FieldError
+	switch {
+	case errors.As(err, &field):
+		no.location, no.message = "body."+field.Field, field.Reason
+	case errors.As(err, &pointer):
+		no.location, no.message = "body"+pointer.Field, pointer.Reason
+	}
+	return no
+}
+
+var knownTypes = events.Types() // sorted
+
+// isKnown tells whether a type is one of those that package events knows.
+func isKnown(eventType string) bool {
+	_, known := slices.BinarySearch(knownTypes, eventType)
+	return known
+}
+
+func (h *Handler) record(r *http.Request, src *source, ev events.Event, body []byte) (outcome, *rejection) {
 	ctx, cancel := context.WithTimeout(r.Context(), maxRecording)
 	defer cancel()
-	res, err := h.Recorder.Record(ctx, ingest.Request{
-		Events: []events.Event{ev},
-		Inbox:  &ingest.Inbox{SourceID: src.ID, WebhookID: r.Header[signing.HeaderID][0], BodyHash: sha256.Sum256(body)},
-	})
+	inbox := ingest.Inbox{SourceID: src.ID, WebhookID: r.Header[signing.HeaderID][0], BodyHash: sha256.Sum256(body)}
+	var out outcome
+	var err error
+	if h.Directory != nil && h.Means(ev.Type) {
+		var done directory.Applied
+		done, err = h.Directory.Apply(ctx, directory.Inbound{Event: ev, Inbox: inbox})
+		out = outcome{done.EventID, done.Repeated, done.Effect}
+	} else {
+		out, err = h.forward(ctx, ev, inbox)
+	}
 	switch {
 	case err == nil:
-		return res.IDs[0], res.Duplicates[0], nil
+		return out, nil
 	case errors.Is(err, ingest.ErrWebhookConflict):
-		return "", false, &rejection{
+		return outcome{}, &rejection{
 			status: http.StatusConflict, reason: ReasonConflict, detail: "this webhook-id came before with another body",
 			location: "header.webhook-id", message: "came before with another body",
 		}
 	case errors.Is(err, ingest.ErrEventConflict):
-		return "", false, &rejection{
+		return outcome{}, &rejection{
 			status: http.StatusConflict, reason: ReasonConflict, detail: "an event with this id and another body is recorded",
 			location: "body.id", message: "is that of another event",
 		}
 	}
-	return "", false, h.unavailable(r, err)
+	return outcome{}, h.unavailable(r, err)
+}
+
+// forward records an event that changes nothing here.
+func (h *Handler) forward(ctx context.Context, ev events.Event, inbox ingest.Inbox) (outcome, error) {
+	res, err := h.Recorder.Record(ctx, ingest.Request{Events: []events.Event{ev}, Inbox: &inbox})
+	if err != nil {
+		return outcome{}, err
+	}
+	out := outcome{res.IDs[0], res.Duplicates[0], directory.EffectRecorded}
+	switch {
+	case out.Duplicate:
+		out.Effect = directory.EffectKnown
+	case !isKnown(ev.Type):
+		out.Effect = EffectIgnored
+	}
+	return out, nil
 }
 
 func (h *Handler) unavailable(r *http.Request, err error) *rejection {
 	if r.Context().Err() == nil {
 		h.Log.ErrorContext(r.Context(), "a webhook could not be recorded", "error", err)
 	}
-	return &rejection{status: http.StatusServiceUnavailable, reason: ReasonUnavailable, detail: "nothing was recorded; send it again"}
+	return &rejection{status: http.StatusServiceUnavailable, reason: ReasonUnavailable, detail: "nothing was recorded; send it again", wait: time.Second}
 }
 
 func answerNo(w http.ResponseWriter, no *rejection) {
 	if no.allow != "" {
 		w.Header().Set("Allow", no.allow)
 	}
-	if no.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+	if no.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int((no.wait+time.Second-1)/time.Second)))
 	}
 	type fault struct {
 		Location string `json:"location"`

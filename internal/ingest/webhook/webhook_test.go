@@ -114,6 +114,7 @@ type message struct {
 type reply struct {
 	status                int
 	id, location, message string
+	effect                string
 	duplicate             bool
 	header                http.Header
 }
@@ -158,6 +159,7 @@ func (in *inbound) send(m message) reply {
 	defer res.Body.Close()
 	var doc struct {
 		ID        string
+		Effect    string
 		Duplicate bool
 		Status    int
 		Errors    []struct{ Location, Message string }
@@ -165,7 +167,7 @@ func (in *inbound) send(m message) reply {
 	if err := json.NewDecoder(res.Body).Decode(&doc); err != nil {
 		in.t.Fatalf("%d: %v", res.StatusCode, err)
 	}
-	r := reply{status: res.StatusCode, id: doc.ID, duplicate: doc.Duplicate, header: res.Header}
+	r := reply{status: res.StatusCode, id: doc.ID, effect: doc.Effect, duplicate: doc.Duplicate, header: res.Header}
 	if len(doc.Errors) > 0 {
 		r.location, r.message = doc.Errors[0].Location, doc.Errors[0].Message
 	}
@@ -189,11 +191,11 @@ func removal(id string) string {
  "environment_id":%q, "data":{"organization":{"id":"org_100000000000000101"},"user":{"id":"usr_118200000000001001"}}}`, id, environment)
 }
 
-func TestASignedWebhookIsRecordedOnce(t *testing.T) {
+func TestR5ASignedWebhookIsRecordedOnce(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, in *inbound) {
 		body := removal("evt_1")
-		if r := in.send(message{id: "msg_1", body: body}); r.status != http.StatusCreated || r.id != "evt_1" || r.duplicate {
+		if r := in.send(message{id: "msg_1", body: body}); r.status != http.StatusCreated || r.id != "evt_1" || r.duplicate || r.effect != "recorded" {
 			t.Fatalf("%+v", r)
 		}
 		ev, err := in.store.Event(t.Context(), "evt_1", environment)
@@ -205,7 +207,7 @@ func TestASignedWebhookIsRecordedOnce(t *testing.T) {
 			"under another webhook-id":                 {id: "msg_2", body: body},
 			"with other white space, under another id": {id: "msg_3", body: strings.ReplaceAll(body, "\n ", "")},
 		} {
-			if r := in.send(m); r.status != http.StatusOK || !r.duplicate || r.id != "evt_1" {
+			if r := in.send(m); r.status != http.StatusOK || !r.duplicate || r.id != "evt_1" || r.effect != "known" {
 				t.Errorf("%s: %+v", name, r)
 			}
 		}
@@ -231,7 +233,7 @@ func TestASignedWebhookIsRecordedOnce(t *testing.T) {
 	})
 }
 
-func TestConcurrentCopiesAreRecordedOnce(t *testing.T) {
+func TestR5ConcurrentCopiesAreRecordedOnce(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, in *inbound) {
 		var created, repeated atomic.Int32
@@ -255,7 +257,7 @@ func TestConcurrentCopiesAreRecordedOnce(t *testing.T) {
 	})
 }
 
-func TestEveryKnownAndUnknownTypeIsTaken(t *testing.T) {
+func TestR4EveryKnownAndUnknownTypeIsTaken(t *testing.T) {
 	t.Parallel()
 	in := newInbound(t, store.Config{Dir: t.TempDir()})
 	n := 0
@@ -275,7 +277,7 @@ func TestEveryKnownAndUnknownTypeIsTaken(t *testing.T) {
 		n++
 	}
 	unknown := `{"spec_version":"1","id":"evt_99","type":"some.future_type","object":"Thing","occurred_at":"2026-01-02T03:04:05Z","environment_id":"` + environment + `","data":{"a":"\u0000"}}`
-	if r := in.send(message{id: "msg_future", body: unknown}); r.status != http.StatusCreated {
+	if r := in.send(message{id: "msg_future", body: unknown}); r.status != http.StatusCreated || r.effect != "ignored" {
 		t.Errorf("an unknown type: %+v", r)
 	}
 	if ev, err := in.store.Event(t.Context(), "evt_99", ""); err != nil || ev.Type != "some.future_type" || n < 10 {
@@ -283,7 +285,7 @@ func TestEveryKnownAndUnknownTypeIsTaken(t *testing.T) {
 	}
 }
 
-func TestWhatIsRefused(t *testing.T) {
+func TestR2R3WhatIsRefused(t *testing.T) {
 	t.Parallel()
 	eachDatabase(t, func(t *testing.T, in *inbound) {
 		body := removal("evt_1")
@@ -328,12 +330,25 @@ func TestWhatIsRefused(t *testing.T) {
 			"list":                   {message{body: "[" + body + "]"}, 400, "body", "idp event"},
 			"trailing data":          {message{body: body + "{}"}, 400, "body", "idp event"},
 			"invalid UTF-8":          {message{body: edited("usr_118200000000001001", "usr_\xff")}, 400, "body", "idp event"},
+			"half a surrogate":       {message{body: edited(`"evt_1"`, `"evt_\ud800"`)}, 400, "body", "idp event"},
+			"half of one in data":    {message{body: edited(`"data":{`, `"data":{"x":"\udc00",`)}, 400, "body", "idp event"},
+			"duplicate escaped key":  {message{body: edited(`"data":{`, `"data":{"user":{},"\u0075ser":{},`)}, 400, "body", "idp event"},
 			"duplicate key":          {message{body: edited(`"spec_version":"1",`, `"spec_version":"1","spec_version":"1",`)}, 400, "body", "idp event"},
 			"no type":                {message{body: edited(`"type":"user.organization_membership_deleted",`, ``)}, 400, "body.type", "idp event"},
 			"no occurred_at":         {message{body: edited(`"occurred_at":"2026-01-02T03:04:05Z",`, ``)}, 400, "body.occurred_at", "idp event"},
 			"wrong prefix":           {message{body: edited(`"evt_1"`, `"msg_1"`)}, 400, "body.id", "idp event"},
 			"NUL in an id":           {message{body: edited(`"evt_1"`, `"evt_1\u0000"`)}, 400, "body.id", "idp event"},
 			"too deep":               {message{body: edited(`"data":{`, `"data":{"x":`+strings.Repeat("[", 70)+strings.Repeat("]", 70)+`,`)}, 400, "body", "idp event"},
+			"65 levels":              {message{body: edited(`"data":{`, `"data":{"x":`+strings.Repeat("[", 63)+strings.Repeat("]", 63)+`,`)}, 400, "body", "idp event"},
+			"ids of another kind":    {message{body: edited(`"usr_118200000000001001"`, `118200000000001001`)}, 400, "body.data.user.id", "idp event"},
+			"NUL in a person's id":   {message{body: edited(`"usr_118200000000001001"`, `"usr_\u0000"`)}, 400, "body.data.user.id", "idp event"},
+			"NUL in the type":        {message{body: edited(`"user.organization_membership_deleted"`, `"user\u0000"`)}, 400, "body.type", "idp event"},
+			"a time in words":        {message{body: edited(`"2026-01-02T03:04:05Z"`, `"soon"`)}, 400, "body.occurred_at", "idp event"},
+			"a huge number as time":  {message{body: edited(`"2026-01-02T03:04:05Z"`, `1e999999`)}, 400, "body.occurred_at", "idp event"},
+			"a flood of signatures":  {message{header: with(signing.HeaderSignature, slices.Repeat([]string{"v1,AAAA"}, 5000)...)}, 401, "header", "idp header"},
+			"a flood of ids":         {message{header: with(signing.HeaderID, slices.Repeat([]string{"msg_1"}, 5000)...)}, 401, "header", "idp header"},
+			"many entries":           {message{header: with(signing.HeaderSignature, strings.Repeat("v1,A ", 800))}, 401, "header", "idp header"},
+			"no ASCII in the id":     {message{header: with(signing.HeaderID, "msg\xff")}, 401, "header", "idp header"},
 			"another environment":    {message{body: edited(environment, "env_2")}, 400, "body.environment_id", "idp environment"},
 		} {
 			if c.m.id == "" {
@@ -359,8 +374,8 @@ func TestWhatIsRefused(t *testing.T) {
 	})
 }
 
-// TestOnlyTheWebhookHeadersCount replays a captured message under svix-* headers.
-func TestOnlyTheWebhookHeadersCount(t *testing.T) {
+// TestR1OnlyTheWebhookHeadersCount replays a captured message under svix-* headers.
+func TestR1OnlyTheWebhookHeadersCount(t *testing.T) {
 	t.Parallel()
 	in := newInbound(t, store.Config{Dir: t.TempDir()})
 	body, at := removal("evt_1"), time.Now()
@@ -455,7 +470,7 @@ func (b broken) Record(context.Context, ingest.Request) (ingest.Result, error) {
 	return ingest.Result{}, b.err
 }
 
-func TestOnlyFailureToRecordIsA5xx(t *testing.T) {
+func TestR4OnlyFailureToRecordIsA5xx(t *testing.T) {
 	t.Parallel()
 	in := newInbound(t, store.Config{Dir: t.TempDir()})
 	works := in.handler.Recorder
@@ -528,7 +543,7 @@ func TestReasonsAreClosed(t *testing.T) {
 	t.Parallel()
 	all := webhook.Reasons()
 	slices.Sort(all)
-	if len(all) != 12 || len(slices.Compact(all)) != 12 {
+	if len(all) != 13 || len(slices.Compact(all)) != 13 {
 		t.Errorf("%v", all)
 	}
 }
