@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 )
 
@@ -49,9 +53,14 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 			writeError(w, refuse(http.StatusUnauthorized, "send an API key, as Authorization: Bearer hk_…", at("header.Authorization", "has no API key")))
 			return
 		}
-		id, err := s.validKey(r.Context(), text)
+		sender := s.address(r)
+		id, err := s.validKey(r.Context(), text, sender)
+		var wait *tooManyFailures
 		switch {
+		case errors.As(err, &wait):
+			writeError(w, huma.ErrorWithHeaders(refuse(http.StatusTooManyRequests, "too many API keys from this address were not valid"), http.Header{"Retry-After": {wait.seconds()}}))
 		case errors.Is(err, store.ErrNotFound):
+			s.Failures.Spend(sender)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="handover", error="invalid_token"`)
 			writeError(w, refuse(http.StatusUnauthorized, "the API key is not valid", at("header.Authorization", "has an API key that is unknown or revoked")))
 		case err != nil:
@@ -62,7 +71,25 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 	})
 }
 
-func (s *Server) validKey(ctx context.Context, text string) (id string, err error) {
+// tooManyFailures says that an address has to wait before another API key of it
+// is looked up.
+type tooManyFailures struct{ wait time.Duration }
+
+func (t *tooManyFailures) Error() string { return "too many API keys were not valid" }
+
+func (t *tooManyFailures) seconds() string {
+	return strconv.Itoa(int((t.wait + time.Second - 1) / time.Second))
+}
+
+func (s *Server) address(r *http.Request) string {
+	if s.Address != nil {
+		return s.Address(r)
+	}
+	return limit.Address(r.RemoteAddr)
+}
+
+// validKey looks a key up, unless it was valid a moment ago.
+func (s *Server) validKey(ctx context.Context, text, sender string) (id string, err error) {
 	hash, now := store.HashAPIKey(text), s.now()
 	s.keys.mu.RLock()
 	seen, ok := s.keys.byHash[hash]
@@ -70,6 +97,9 @@ func (s *Server) validKey(ctx context.Context, text string) (id string, err erro
 	s.keys.mu.RUnlock()
 	if ok && now.Before(seen.until) {
 		return seen.id, nil
+	}
+	if wait, blocked := s.Failures.Blocked(sender); blocked {
+		return "", &tooManyFailures{wait}
 	}
 	k, err := s.Store.ValidAPIKey(ctx, hash)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/internal/ingest"
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 )
 
@@ -49,6 +50,14 @@ type Server struct {
 	// A client was revoked; a directory was changed, or opens with other tokens.
 	OnClientsChanged     func()
 	OnDirectoriesChanged func()
+
+	// Failures are the API keys, by address, that were not valid. An address that
+	// sent too many of them has to wait; keys that were valid a moment ago do not.
+	// The zero value is ready.
+	Failures limit.Limiter
+	// Address is what Failures knows the sender of a request by; nil: the address
+	// that the connection comes from. Behind a proxy that is the same for all.
+	Address func(r *http.Request) string
 
 	EnvironmentID string // of published events that name none
 	Version       string
@@ -95,6 +104,9 @@ const maxBody = 1 << 20
 
 // Handler serves the API and its description.
 func (s *Server) Handler() http.Handler {
+	if s.Failures.Now == nil {
+		s.Failures.Now = s.now
+	}
 	mux := http.NewServeMux()
 	described := s.register(mux)
 	mux.HandleFunc("POST /v1/events", s.publish)
@@ -159,7 +171,7 @@ func (s *Server) register(mux *http.ServeMux) *huma.OpenAPI {
 func route(id, method, path, tag, summary string, success int, refusals ...int) huma.Operation {
 	return huma.Operation{
 		OperationID: id, Method: method, Path: path, Summary: summary, Tags: []string{tag}, DefaultStatus: success,
-		Errors: append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusServiceUnavailable}, refusals...),
+		Errors: append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable}, refusals...),
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/handover-dev/handover/internal/api"
 	"github.com/handover-dev/handover/internal/ingest"
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 	"github.com/handover-dev/handover/internal/testenv"
 	"github.com/handover-dev/handover/outbox"
@@ -73,6 +74,7 @@ func newService(t *testing.T, c store.Config) *service {
 			}
 			return nil
 		},
+		Failures:           limit.Limiter{Burst: 1_000_000},
 		OnEndpointsChanged: func() { s.changes.Add(1) },
 		OnDue: func(ids ...string) {
 			s.mu.Lock()
@@ -1102,6 +1104,133 @@ func TestSources(t *testing.T) {
 			s.refused(s.send("POST", "/v1/sources", body), 422, location)
 		}
 	})
+}
+
+func TestSourcesWithAMapping(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, s *service) {
+		ctx := t.Context()
+		m := api.SourceMapping{Type: "/type", Time: "/at", Organization: "/org", User: "/user", Removals: []string{"left"}}
+		src := ok(s.CreateSource(ctx, api.NewSource{Name: "crm", Kind: "standard", EnvironmentID: "env_1", Mapping: &m}))(t)
+		if diff := cmp.Diff(&m, src.Mapping); diff != "" || src.Kind != "standard" {
+			t.Error(diff)
+		}
+		if a := s.send("GET", "/v1/sources/"+src.ID, nil); !strings.Contains(a.text, `"received":0,"rejections":[],"unmapped":[]`) || strings.Contains(a.text, "last_event_at") {
+			t.Errorf("%s", a.text)
+		}
+		m.Additions = []string{"joined"}
+		if got := ok(s.UpdateSource(ctx, src.ID, api.SourceChange{Mapping: &m}))(t); got.EnvironmentID != "env_1" || cmp.Diff(&m, got.Mapping) != "" {
+			t.Errorf("%+v", got)
+		}
+		disabled := "disabled"
+		if got := ok(s.UpdateSource(ctx, src.ID, api.SourceChange{State: &disabled}))(t); cmp.Diff(&m, got.Mapping) != "" {
+			t.Errorf("the mapping did not stay: %+v", got)
+		}
+		_, err := s.UpdateSource(ctx, "src_none", api.SourceChange{Mapping: &m})
+		refusal(t, err, http.StatusNotFound, "path.id")
+		plain := ok(s.CreateSource(ctx, api.NewSource{Name: "idp", EnvironmentID: "env_1"}))(t)
+		_, err = s.UpdateSource(ctx, plain.ID, api.SourceChange{Mapping: &m})
+		refusal(t, err, http.StatusConflict, "body.mapping")
+
+		good := `{"type":"/type","time":"/at","organization":"/org","user":"/user","removals":["left"]}`
+		for change, location := range map[[2]string]string{
+			{`"type":"/type"`, `"type":"type"`}:                      "body.mapping.type",
+			{`"type":"/type",`, ``}:                                  "body.mapping.type",
+			{`"user"`, `"usr":"/x","user"`}:                          "body.mapping.usr",
+			{`"user"`, `"user":"/x","user"`}:                         "body",
+			{`["left"]`, `["left",""]`}:                              "body.mapping.removals[1]",
+			{`["left"]`, `[7]`}:                                      "body.mapping.removals[0]",
+			{`["left"]`, `["a"` + strings.Repeat(`,"a"`, 100) + `]`}: "body.mapping.removals",
+			{`,"removals":["left"]`, ``}:                             "body.mapping.removals",
+			{`"/org"`, `"/` + strings.Repeat("a", 256) + `"`}:        "body.mapping.organization",
+			{`"/org"`, `"/org~"`}:                                    "body.mapping.organization",
+			{good, `"x"`}:                                            "body.mapping",
+			{good, `null`}:                                           "body.mapping",
+			{`}`, `},"kind":"scalekit"`}:                             "body",
+		} {
+			changed := strings.Replace(good, change[0], change[1], 1)
+			if changed == good {
+				t.Fatalf("%v changes nothing", change)
+			}
+			a := s.send("POST", "/v1/sources", `{"name":"b","environment_id":"env_1","kind":"standard","mapping":`+changed+`}`)
+			if got := fmt.Sprint(a.json(t, "errors", 0, "location")); a.StatusCode/100 != 4 || got != location {
+				t.Errorf("%v: %d %s", change, a.StatusCode, a.text)
+			}
+		}
+		s.refused(s.send("POST", "/v1/sources", `{"name":"b","environment_id":"env_1","kind":"standard"}`), 422, "body.mapping")
+		s.refused(s.send("POST", "/v1/sources", `{"name":"b","environment_id":"env_1","mapping":`+good+`}`), 422, "body.mapping")
+		if _, err := api.ReadSourceMapping([]byte(good)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWhatBecameOfWebhooksIsShown(t *testing.T) {
+	t.Parallel()
+	eachDatabase(t, func(t *testing.T, s *service) {
+		ctx, at := t.Context(), time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+		src := ok(s.CreateSource(ctx, api.NewSource{Name: "idp", EnvironmentID: "env_1"}))(t)
+		if err := s.store.AddSourceCounts(ctx, []store.SourceCount{
+			{SourceID: src.ID, Kind: store.CountReceived, N: 7, LastAt: at},
+			{SourceID: src.ID, Kind: store.CountRejected, What: "time", N: 1, LastAt: at},
+			{SourceID: src.ID, Kind: store.CountRejected, What: "signature", N: 2, LastAt: at},
+			{SourceID: src.ID, Kind: store.CountUnmapped, What: "user.seen", N: 3, LastAt: at},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{"/v1/sources", "/v1/sources/" + src.ID} {
+			want := `"received":7,"last_event_at":"2026-01-02T03:04:05.000006Z","rejections":[{"reason":"signature","count":2,"last_at":"2026-01-02T03:04:05.000006Z"},` +
+				`{"reason":"time","count":1,"last_at":"2026-01-02T03:04:05.000006Z"}],"unmapped":[{"type":"user.seen","count":3,"last_at":"2026-01-02T03:04:05.000006Z"}]`
+			if a := s.send("GET", path, nil); !strings.Contains(a.text, want) {
+				t.Errorf("%s: %s", path, a.text)
+			}
+		}
+	})
+}
+
+// TestWhoGuessesKeysHasToWait guesses from one address until it is not heard.
+func TestWhoGuessesKeysHasToWait(t *testing.T) {
+	t.Parallel()
+	s := newService(t, store.Config{Dir: t.TempDir()})
+	var from, ahead atomic.Int64
+	now := time.Now()
+	s.server.Address = func(*http.Request) string { return fmt.Sprint(from.Load()) }
+	s.server.Failures.Burst, s.server.Failures.Rate = 3, 0.5
+	s.server.Failures.Now = func() time.Time { return now.Add(time.Duration(ahead.Load())) }
+	s.server.Now = func() time.Time { return now.Add(time.Duration(ahead.Load())) }
+	get := func(key string) answered {
+		t.Helper()
+		return s.send("GET", "/v1/sources", nil, "Authorization: Bearer "+key)
+	}
+	if a := get(s.first); a.StatusCode != http.StatusOK {
+		t.Fatalf("%d", a.StatusCode)
+	}
+	for range 3 {
+		if a := get("hk_guess"); a.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%d", a.StatusCode)
+		}
+	}
+	if a := get("hk_guess"); a.StatusCode != http.StatusTooManyRequests || a.Header.Get("Retry-After") != "2" {
+		t.Errorf("%d %v", a.StatusCode, a.Header)
+	}
+	if a := get(s.first); a.StatusCode != http.StatusOK {
+		t.Errorf("a key that was valid a moment ago: %d", a.StatusCode)
+	}
+	from.Store(1)
+	if a := get("hk_guess"); a.StatusCode != http.StatusUnauthorized {
+		t.Errorf("another address: %d", a.StatusCode)
+	}
+	from.Store(0)
+	ahead.Store(int64(1500 * time.Millisecond)) // by now the key is to be looked up again
+	if a := get(s.first); a.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("a key that has to be looked up: %d", a.StatusCode)
+	}
+	ahead.Store(int64(2 * time.Second))
+	for range 10 { // what is valid costs nothing
+		if a := get(s.first); a.StatusCode != http.StatusOK {
+			t.Errorf("after the wait: %d", a.StatusCode)
+		}
+	}
 }
 
 func TestAPIKeys(t *testing.T) {

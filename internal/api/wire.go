@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/handover-dev/handover/internal/ingest/webhook/mapping"
 )
 
 // The routes, but for those of who is a member of what (see wire_directory.go),
@@ -214,13 +216,44 @@ type Source struct {
 	ID            string         `json:"id"`
 	Name          string         `json:"name" doc:"The last part of its path."`
 	Path          string         `json:"path" doc:"Where it sends to." example:"/webhooks/scalekit"`
-	Kind          string         `json:"kind" enum:"scalekit"`
+	Kind          string         `json:"kind" enum:"scalekit,standard"`
 	EnvironmentID string         `json:"environment_id"`
 	State         string         `json:"state" enum:"enabled,disabled"`
+	Mapping       *SourceMapping `json:"mapping,omitempty" doc:"What its events mean; of the kind standard."`
 	Secrets       []SourceSecret `json:"secrets" nullable:"false" doc:"What it may sign with, newest first. They are not shown."`
 	Secret        string         `json:"secret,omitempty" doc:"The new secret. It is shown this once, and only when it was generated."`
+	Received      int64          `json:"received" doc:"Webhooks that were taken, repeated ones included. Counts are a few seconds old."`
+	LastEventAt   time.Time      `json:"last_event_at,omitzero" required:"false" doc:"When the last one was taken; absent: none was."`
+	Rejections    []Rejection    `json:"rejections" nullable:"false" doc:"Webhooks that were not taken, by reason, the most frequent first."`
+	Unmapped      []Unmapped     `json:"unmapped" nullable:"false" doc:"Webhooks whose type means nothing here, the most frequent first. Those of a source of the kind scalekit are events all the same."`
 	CreatedAt     time.Time      `json:"created_at"`
 	UpdatedAt     time.Time      `json:"updated_at"`
+}
+
+// A SourceMapping says what the events of a source of the kind standard mean.
+type SourceMapping = mapping.Mapping
+
+// ReadSourceMapping reads a mapping strictly, and says what is wrong with it.
+func ReadSourceMapping(text []byte) (SourceMapping, error) {
+	m, err := mapping.Parse(text)
+	if err == nil {
+		_, err = m.Compile()
+	}
+	return m, err
+}
+
+// A Rejection is why webhooks of a source were not taken.
+type Rejection struct {
+	Reason string    `json:"reason" doc:"method, size, body, media, header, time, signature, blocked, event, environment, conflict, source (it was disabled) or unavailable." example:"signature"`
+	Count  int64     `json:"count"`
+	LastAt time.Time `json:"last_at"`
+}
+
+// An Unmapped is a type of a source's events that means nothing here.
+type Unmapped struct {
+	Type   string    `json:"type" doc:"The type as it was sent, in printable characters; other: the types after the first 50."`
+	Count  int64     `json:"count"`
+	LastAt time.Time `json:"last_at"`
 }
 
 // A SourceSecret is one of the secrets a source may sign with.
@@ -232,17 +265,19 @@ type SourceSecret struct {
 
 // NewSource asks for a source.
 type NewSource struct {
-	Name          string   `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$" patternDescription:"lower case letters, digits, - and _" doc:"The last part of its path, /webhooks/{name}."`
-	Kind          string   `json:"kind,omitempty" enum:"scalekit" default:"scalekit"`
-	EnvironmentID string   `json:"environment_id" minLength:"5" maxLength:"64" pattern:"^env_[A-Za-z0-9_-]+$" patternDescription:"env_ and an id" doc:"The only environment whose events are taken."`
-	Secret        string   `json:"secret,omitempty" maxLength:"200" doc:"The secret it signs with, whsec_…; absent: one is generated."`
-	Secrets       []string `json:"secrets,omitempty" nullable:"false" maxItems:"10" doc:"Several secrets, if it signs with any of them."`
+	Name          string         `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$" patternDescription:"lower case letters, digits, - and _" doc:"The last part of its path, /webhooks/{name}."`
+	Kind          string         `json:"kind,omitempty" enum:"scalekit,standard" default:"scalekit" doc:"scalekit: events in the form of Scalekit's; standard: any Standard Webhooks, with a mapping."`
+	EnvironmentID string         `json:"environment_id" minLength:"5" maxLength:"64" pattern:"^env_[A-Za-z0-9_-]+$" patternDescription:"env_ and an id" doc:"The environment of its events; of the kind scalekit, the only one whose events are taken."`
+	Mapping       *SourceMapping `json:"mapping,omitempty" doc:"What its events mean; required of the kind standard."`
+	Secret        string         `json:"secret,omitempty" maxLength:"200" doc:"The secret it signs with, whsec_…; absent: one is generated."`
+	Secrets       []string       `json:"secrets,omitempty" nullable:"false" maxItems:"10" doc:"Several secrets, if it signs with any of them."`
 }
 
 // A SourceChange changes what is set in it.
 type SourceChange struct {
-	EnvironmentID *string `json:"environment_id,omitempty" minLength:"5" maxLength:"64" pattern:"^env_[A-Za-z0-9_-]+$" patternDescription:"env_ and an id"`
-	State         *string `json:"state,omitempty" enum:"enabled,disabled"`
+	EnvironmentID *string        `json:"environment_id,omitempty" minLength:"5" maxLength:"64" pattern:"^env_[A-Za-z0-9_-]+$" patternDescription:"env_ and an id"`
+	State         *string        `json:"state,omitempty" enum:"enabled,disabled"`
+	Mapping       *SourceMapping `json:"mapping,omitempty" doc:"In place of the mapping that it has; of the kind standard."`
 }
 
 // An APIKey lets a program or person use this API.

@@ -98,8 +98,9 @@ func Parse(text []byte) (Mapping, error) {
 	if len(text) > MaxSize {
 		return Mapping{}, fmt.Errorf("it is longer than %d bytes", MaxSize)
 	}
-	if err := checkJSON(text); err != nil {
-		return Mapping{}, err
+	var fault *events.SyntaxError
+	if errors.As(checkJSON(text), &fault) {
+		return Mapping{}, fmt.Errorf("at byte %d: %s", fault.Offset, fault.Reason)
 	}
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(text, &keys); err != nil {
