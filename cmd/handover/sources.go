@@ -14,29 +14,68 @@ func (c *cli) sourcesCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "sources",
 		Short: "Manage identity providers that send us webhooks",
-		Long: `A source is an identity provider that sends signed webhooks (Scalekit's format) to
-/webhooks/NAME of this service. Where a NAME is asked for, its id does too.`,
+		Long: `A source is an identity provider that sends signed webhooks to /webhooks/NAME of
+this service: events in Scalekit's format, or those of any sender that signs by
+the Standard Webhooks, with a mapping that says what they mean. Where a NAME is
+asked for, its id does too.`,
 		Example: `  handover sources create scalekit --environment env_… --secret whsec_…
+  handover sources create crm --kind standard --mapping crm.json --environment env_…
   handover sources list`,
-	}, c.sourcesCreate(), c.sourcesList(), c.sourcesGet(),
+	}, c.sourcesCreate(), c.sourcesList(), c.sourcesGet(), c.sourcesUpdate(),
 		c.sourcesDisable(), c.sourcesEnable(), c.sourcesRotate(), c.sourcesDelete())
 }
 
+// mappingHelp explains a mapping, by an example that a test reads.
+const mappingHelp = `A mapping says what the events of a sender of its own format mean: JSON Pointers
+(RFC 6901) to what is in them, and the types that mean that somebody left or
+joined. For a sender of
+  {"type": "member.removed", "timestamp": "2026-06-12T09:30:00Z",
+   "data": {"workspace": {"id": "northwind"}, "member": {"id": 7, "email": "dana@example.com"}}}
+the mapping is
+  {
+    "type": "/type",
+    "time": "/timestamp",
+    "organization": "/data/workspace/id",
+    "user": "/data/member/id",
+    "email": "/data/member/email",
+    "removals": ["member.removed"],
+    "additions": ["member.added"]
+  }
+"external_id" may point to the person's id in the apps, and "id" to the event's id
+if that is not the webhook-id. Times are RFC 3339, or whole seconds or
+milliseconds since 1970. Ids get org_ and usr_ put in front where they are not:
+the above is about usr_7 in org_northwind. Types that are not listed are counted,
+and shown by: handover sources get NAME`
+
 func (c *cli) sourcesCreate() *cobra.Command {
-	n := api.NewSource{}
+	n, file := api.NewSource{}, ""
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Add a source",
-		Long: `Add a source. NAME becomes the last part of the path it sends to. Only events of
-its environment are taken.
+		Long: `Add a source. NAME becomes the last part of the path it sends to. Of the kind
+scalekit, only events of its environment are taken; those of the kind standard
+get its environment.
 
 Give the secret that the identity provider shows, or each of them when it signs
-with any of several; without one, a new one is generated and shown this once.`,
+with any of several; without one, a new one is generated and shown this once.
+
+` + mappingHelp,
 		Example: `  handover sources create scalekit --environment env_118200000000000001 --secret whsec_…
-  handover sources create scalekit --environment env_… --secret - < secret.txt`,
+  handover sources create scalekit --environment env_… --secret - < secret.txt
+  handover sources create crm --kind standard --mapping crm.json --environment env_… --secret whsec_…`,
 		Args: args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n.Name = args[0]
+			switch {
+			case n.Kind == "standard" && file == "":
+				return usagef("--kind standard needs a --mapping")
+			case n.Kind != "standard" && file != "":
+				return usagef("--mapping is for --kind standard")
+			}
+			var err error
+			if n.Mapping, err = c.readMapping(file); err != nil {
+				return err
+			}
 			for i, text := range n.Secrets {
 				secret, err := c.readSecret(text)
 				if err != nil {
@@ -52,10 +91,70 @@ with any of several; without one, a new one is generated and shown this once.`,
 		},
 	}
 	cmd.Flags().StringVar(&n.EnvironmentID, "environment", "", "environment of its events: env_…")
+	oneOf(cmd, &n.Kind, "kind", "scalekit", []string{"scalekit", "standard"}, "format of its events")
+	cmd.Flags().StringVar(&file, "mapping", "", "file with the mapping of the kind standard; - is stdin")
 	cmd.Flags().StringArrayVar(&n.Secrets, "secret", nil, "secret it signs with, whsec_…; - reads it from stdin (repeatable; default a new one)")
 	typedOnly(cmd.Flags())
 	c.clientFlags(cmd)
 	_ = cmd.MarkFlagRequired("environment") // the only error is a flag that does not exist
+	return cmd
+}
+
+// maxMapping bounds what is read of a mapping's file.
+const maxMapping = 64 << 10
+
+// readMapping reads the file of --mapping, if there is one.
+func (c *cli) readMapping(file string) (*api.SourceMapping, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := c.read(file, maxMapping)
+	if err != nil {
+		return nil, fmt.Errorf("read mapping: %w", err)
+	}
+	m, err := api.ReadSourceMapping(text)
+	if err != nil {
+		return nil, hinted{fmt.Errorf("read mapping: %w", err), "`handover sources create -h` shows one"}
+	}
+	return &m, nil
+}
+
+func (c *cli) sourcesUpdate() *cobra.Command {
+	var environment, file string
+	cmd := &cobra.Command{
+		Use:   "update NAME",
+		Short: "Change a source",
+		Long: `Change what is given of a source and leave the rest, from the next event on.
+
+` + mappingHelp,
+		Example: "  handover sources update crm --mapping crm.json",
+		Args:    args("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if environment == "" && file == "" {
+				return usagef("give --environment or --mapping")
+			}
+			var change api.SourceChange
+			var err error
+			if change.Mapping, err = c.readMapping(file); err != nil {
+				return err
+			}
+			if environment != "" {
+				change.EnvironmentID = &environment
+			}
+			s, err := c.source(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if s, err = c.client().UpdateSource(cmd.Context(), s.ID, change); err != nil {
+				return err
+			}
+			return c.printSource(s)
+		},
+	}
+	cmd.Flags().StringVar(&environment, "environment", "", "environment of its events: env_…")
+	cmd.Flags().StringVar(&file, "mapping", "", "file with the new mapping; - is stdin")
+	typedOnly(cmd.Flags())
+	c.clientFlags(cmd)
 	return cmd
 }
 
@@ -69,9 +168,12 @@ func (c *cli) sourcesList() *cobra.Command {
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l := lister[api.Source]{
-				head: []string{"ID", "NAME", "STATE", "SENDS TO", "ENVIRONMENT", "CREATED"},
+				head: []string{"ID", "NAME", "STATE", "SENDS TO", "ENVIRONMENT", "TAKEN", "REJECTED", "LAST TAKEN"},
 				row: func(s api.Source, st style) []string {
-					return []string{s.ID, clean(s.Name), st.state(s.State), c.webhookURL(s), clean(s.EnvironmentID), c.when(s.CreatedAt)}
+					return []string{
+						s.ID, clean(s.Name), st.state(s.State), c.webhookURL(s), clean(s.EnvironmentID),
+						fmt.Sprint(s.Received), rejected(s, st), c.when(s.LastEventAt),
+					}
 				},
 				empty: "No sources. Add one: handover sources create scalekit --environment env_… --secret whsec_…",
 				limit: limit,
@@ -82,6 +184,18 @@ func (c *cli) sourcesList() *cobra.Command {
 	limitFlag(cmd, &limit)
 	c.clientFlags(cmd)
 	return cmd
+}
+
+// rejected counts what of a source was not taken.
+func rejected(s api.Source, st style) string {
+	var n int64
+	for _, r := range s.Rejections {
+		n += r.Count
+	}
+	if n == 0 {
+		return "0"
+	}
+	return st.bad(fmt.Sprint(n))
 }
 
 // webhookURL is where a source sends to, seen from here.
@@ -101,9 +215,11 @@ func (c *cli) source(ctx context.Context, key string) (api.Source, error) {
 
 func (c *cli) sourcesGet() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "get NAME",
-		Short:   "Show a source",
-		Long:    "Show a source, by its name or its id. Its secrets are not shown again.",
+		Use:   "get NAME",
+		Short: "Show a source",
+		Long: `Show a source, by its name or its id, and what became of its webhooks: how many
+were taken, how many were not and why, and the types that mean nothing here.
+Counts are a few seconds old. Its secrets are not shown again.`,
 		Example: "  handover sources get scalekit\n  handover sources get src_…",
 		Args:    args("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -217,8 +333,36 @@ func (c *cli) printSource(s api.Source) error {
 	for _, secret := range s.Secrets {
 		t.add("secret", c.validity(secret.CreatedAt, secret.ExpiresAt))
 	}
+	if m := s.Mapping; m != nil {
+		for _, p := range [][2]string{{"type", m.Type}, {"time", m.Time}, {"organization", m.Organization}, {"user", m.User}, {"email", m.Email}, {"external_id", m.ExternalID}, {"id", m.ID}} {
+			if p[1] != "" {
+				t.add("mapping", p[0]+" at "+clean(p[1]))
+			}
+		}
+		for _, typ := range m.Removals {
+			t.add("mapping", clean(typ)+" is a removal")
+		}
+		for _, typ := range m.Additions {
+			t.add("mapping", clean(typ)+" is an addition")
+		}
+	}
 	t.add("created", c.when(s.CreatedAt))
+	t.add("taken", countOf(s.Received, c.when(s.LastEventAt)))
+	for _, r := range s.Rejections {
+		t.add("rejected", st.bad(clean(r.Reason))+" "+countOf(r.Count, c.when(r.LastAt)))
+	}
+	for _, u := range s.Unmapped {
+		t.add("unmapped", st.warn(clean(u.Type))+" "+countOf(u.Count, c.when(u.LastAt)))
+	}
 	t.print(c.out, st)
 	c.printSecret(s.Secret)
 	return nil
+}
+
+// countOf says how often something happened, and when it did last.
+func countOf(n int64, last string) string {
+	if n == 0 {
+		return "never"
+	}
+	return plural(n, "time", "times") + ", last " + last
 }
