@@ -72,6 +72,11 @@ The first SIGINT or SIGTERM finishes what is in flight, a second one kills.
 	f.StringVar(&s.config.DebugAddr, "debug-addr", "", "address for Go's profiler, for yourself alone (default off)")
 	oneOf(cmd, &s.logFormat, "log-format", "text", []string{"text", "json"}, "how to log, on stderr")
 	oneOf(cmd, &s.logLevel, "log-level", "info", []string{"debug", "info", "warn", "error"}, "what to log")
+	f.StringVar(&s.config.PublicURL, "public-url", "", "https://… where clients reach this service, for links to itself (default where they ask)")
+	f.StringVar(&s.config.TLSCert, "tls-cert", "", "file of the certificate chain to serve TLS with, in PEM (default no TLS)")
+	f.StringVar(&s.config.TLSKey, "tls-key", "", "file of the certificate's key, in PEM")
+	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
+	f.Float64Var(&s.config.ClientRate, "client-rate", app.DefaultClientRate, "requests a second of one API client or directory")
 	s.config.Retention = app.DefaultRetention
 	f.Var((*retention)(&s.config.Retention), "retention", "how long to keep events that were handed over, such as 30d, at least 1d; or forever")
 	f.DurationVar(&s.config.ShutdownGrace, "shutdown-grace", 20*time.Second, "time to finish what is in flight when asked to stop")

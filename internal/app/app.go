@@ -21,9 +21,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/handover-dev/handover/internal/api"
+	"github.com/handover-dev/handover/internal/directory"
 	"github.com/handover-dev/handover/internal/dispatch"
 	"github.com/handover-dev/handover/internal/ingest"
+	"github.com/handover-dev/handover/internal/ingest/scalekit"
+	"github.com/handover-dev/handover/internal/ingest/scim"
 	"github.com/handover-dev/handover/internal/ingest/webhook"
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/replay"
 	"github.com/handover-dev/handover/internal/router"
 	"github.com/handover-dev/handover/internal/store"
@@ -32,6 +36,9 @@ import (
 
 // DefaultEnvironmentID is the environment of published events that name none.
 const DefaultEnvironmentID = "env_100000000000000001"
+
+// DefaultClientRate is how many requests a second one API client may send.
+const DefaultClientRate = 5000
 
 // Config says how to run Handover. Its zero value runs one process on a SQLite
 // file in the directory "handover-data".
@@ -47,6 +54,10 @@ type Config struct {
 	DebugAddr     string         // where to serve Go's profiler; default nowhere
 	ShutdownGrace time.Duration  // for requests and attempts under way; default 20 s
 	Retention     time.Duration  // age at which events are deleted; default DefaultRetention, negative: never
+	PublicURL     string         // where clients reach the service, for links to itself; default where they ask
+	ClientRate    float64        // requests a second of one API client or directory; default DefaultClientRate
+	TLSCert       string         // file of the certificate chain to serve TLS with, PEM; default no TLS
+	TLSKey        string         // file of its key, PEM
 	Version       string
 	Log           *slog.Logger // default none
 
@@ -70,6 +81,7 @@ func (c Config) withDefaults() Config {
 	c.EnvironmentID = cmp.Or(c.EnvironmentID, DefaultEnvironmentID)
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 20*time.Second)
 	c.Retention = cmp.Or(c.Retention, DefaultRetention)
+	c.ClientRate = cmp.Or(c.ClientRate, DefaultClientRate)
 	c.Version = cmp.Or(c.Version, "dev")
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -91,6 +103,9 @@ type service struct {
 	worker     store.Worker
 	relay      *outbox.Relay
 	recorder   *ingest.Recorder
+	directory  *directory.Directory
+	hooks      *webhook.Handler
+	tokenKey   []byte // signs access tokens
 	router     *router.Router
 	dispatcher *dispatch.Dispatcher
 	replays    *replay.Runner
@@ -140,7 +155,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	s.clock.back.Store(ahead)
-	return s.run(ctx, listener, Ready{URL: urlOf(listener.Addr()), NewAPIKey: newKey})
+	return s.run(ctx, listener, Ready{URL: s.urlOf(listener.Addr()), NewAPIKey: newKey})
 }
 
 func (s *service) build() {
@@ -167,6 +182,10 @@ func (s *service) build() {
 	s.recorder.Now = s.Now
 	s.recorder.Observe = s.health.recorded
 	s.recorder.OnAccept = func(n int) { s.metrics.accepted.Add(float64(n)) }
+	s.directory = directory.New(s.store, s.recorder)
+	s.directory.Now, s.directory.Log = s.Now, s.Log
+	s.hooks = &webhook.Handler{Store: s.store, Recorder: s.recorder, Directory: s.directory, OnReject: s.metrics.reject, Now: s.Now, Log: s.Log}
+	s.hooks.Failures.Now = s.Now
 	quarter := descriptors() / 4 // of them for attempts, one for connections that are kept, one for clients
 	s.dispatcher = &dispatch.Dispatcher{
 		Store: s.store, Owner: owner, Now: s.Now, Log: s.Log, OnAttempt: s.metrics.attempt, Grace: s.ShutdownGrace,
@@ -215,6 +234,8 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 	if s.Retention > 0 {
 		start("retention", s.retain)
 	}
+	start("webhook counts", s.hooks.Run)
+	start("directory", s.directory.Run)
 	start("recorder", s.recorder.Run)
 	start("relay", s.relay.Run)
 	start("router", s.router.Run)
@@ -264,10 +285,20 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		// SDKs of the membership API speak gRPC over HTTP/1.1 and over HTTP/2 without TLS.
+		Protocols: new(http.Protocols),
+		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 100},
+	}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetHTTP2(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	listen := func() error { return server.Serve(doors) }
+	if s.TLSCert != "" {
+		listen = func() error { return server.ServeTLS(doors, s.TLSCert, s.TLSKey) }
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		if err := server.Serve(doors); !errors.Is(err, http.ErrServerClosed) {
+		if err := listen(); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
@@ -290,14 +321,22 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 
 func (s *service) handler() http.Handler {
 	mux := http.NewServeMux()
-	hooks := &webhook.Handler{Store: s.store, Recorder: s.recorder, OnReject: s.metrics.reject, Now: s.Now, Log: s.Log}
+	limits := &limits{
+		failures: limit.Limiter{Now: s.Now},
+		requests: limit.Limiter{Rate: s.ClientRate, Burst: int(max(s.ClientRate, 1)), Now: s.Now},
+	}
+	clients := &scalekit.Handler{Directory: s.directory, Clients: s.store, TokenKey: s.tokenKey, Limiter: limits, Now: s.Now, Log: s.Log}
+	directories := &scim.Handler{Directory: s.directory, Tokens: s.store, Origin: s.PublicURL, Limiter: limits, Now: s.Now, Log: s.Log}
 	a := &api.Server{
-		Store: s.store, Recorder: s.recorder, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
-		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake, OnSourcesChanged: hooks.Forget,
+		Store: s.store, Recorder: s.recorder, Directory: s.directory, CheckURL: func(raw string) error { return dispatch.CheckURL(raw, s.guard()) },
+		OnEndpointsChanged: s.dispatcher.EndpointsChanged, OnDue: s.dispatcher.Urge, OnReplay: s.replays.Wake, OnSourcesChanged: s.hooks.Forget,
+		OnClientsChanged: clients.Forget, OnDirectoriesChanged: directories.Forget,
 		EnvironmentID: s.EnvironmentID, Version: s.Version, Now: s.Now, Log: s.Log,
 	}
 	mux.Handle("/", a.Handler())
-	mux.Handle("/webhooks/", hooks)
+	mux.Handle("/webhooks/", s.hooks)
+	mux.Handle(scim.Prefix, directories)
+	clients.Register(mux)
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", s.metrics.handler)
@@ -361,13 +400,25 @@ func (s *service) upkeep(ctx context.Context) error {
 	}
 }
 
-func urlOf(addr net.Addr) string {
+func (c Config) urlOf(addr net.Addr) string {
+	scheme := "http://"
+	if c.TLSCert != "" {
+		scheme = "https://"
+	}
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
-		return "http://" + addr.String()
+		return scheme + addr.String()
 	}
 	if tcp.IP.IsUnspecified() {
-		return fmt.Sprintf("http://127.0.0.1:%d", tcp.Port)
+		return fmt.Sprintf("%s127.0.0.1:%d", scheme, tcp.Port)
 	}
-	return "http://" + tcp.String()
+	return scheme + tcp.String()
 }
+
+// limits slow down those who fail to say who they are, and bound what those who
+// did may ask.
+type limits struct{ failures, requests limit.Limiter }
+
+func (l *limits) Allow(key string) (time.Duration, bool)   { return l.requests.Allow(key) }
+func (l *limits) Blocked(key string) (time.Duration, bool) { return l.failures.Blocked(key) }
+func (l *limits) Spend(key string)                         { l.failures.Spend(key) }

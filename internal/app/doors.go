@@ -142,10 +142,19 @@ func (v *visitor) CloseWrite() error {
 	return nil
 }
 
+// visitorOf finds the visitor that a connection of the server is, or is in.
+func visitorOf(c net.Conn) *visitor {
+	if inside, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = inside.NetConn()
+	}
+	v, _ := c.(*visitor)
+	return v
+}
+
 // state is for [http.Server.ConnState].
 func (d *doors) state(c net.Conn, s http.ConnState) {
-	v, ok := c.(*visitor)
-	if !ok {
+	v := visitorOf(c)
+	if v == nil {
 		return
 	}
 	switch s {
@@ -161,7 +170,7 @@ type tooMany struct{}
 
 // context is for [http.Server.ConnContext].
 func (d *doors) context(ctx context.Context, c net.Conn) context.Context {
-	if v, ok := c.(*visitor); ok && v.tooMany {
+	if v := visitorOf(c); v != nil && v.tooMany {
 		return context.WithValue(ctx, tooMany{}, true)
 	}
 	return ctx

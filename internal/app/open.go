@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -72,6 +74,9 @@ func (s *service) openStore(ctx context.Context) (*store.Store, error) {
 	master, created, err := s.masterKey()
 	if err != nil {
 		return nil, err
+	}
+	if s.tokenKey, err = hkdf.Key(sha256.New, master, nil, "handover access tokens", 32); err != nil {
+		return nil, fmt.Errorf("derive token key: %w", err)
 	}
 	var opened *store.Store
 	err = s.patiently(ctx, "database", func() error {

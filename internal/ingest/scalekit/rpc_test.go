@@ -110,10 +110,14 @@ func story() []step {
 		})
 	}
 	getOrganization := func(req *pb.GetOrganizationRequest) func(context.Context, rpcs) (proto.Message, error) {
-		return as(func(ctx context.Context, c rpcs) (*pb.GetOrganizationResponse, error) { return c.GetOrganization(ctx, req) })
+		return as(func(ctx context.Context, c rpcs) (*pb.GetOrganizationResponse, error) {
+			return c.GetOrganization(ctx, req)
+		})
 	}
 	listOrganization := func(req *pb.ListOrganizationsRequest) func(context.Context, rpcs) (proto.Message, error) {
-		return as(func(ctx context.Context, c rpcs) (*pb.ListOrganizationsResponse, error) { return c.ListOrganization(ctx, req) })
+		return as(func(ctx context.Context, c rpcs) (*pb.ListOrganizationsResponse, error) {
+			return c.ListOrganization(ctx, req)
+		})
 	}
 	deleteOrganization := func(req *pb.DeleteOrganizationRequest) func(context.Context, rpcs) (proto.Message, error) {
 		return as(func(ctx context.Context, c rpcs) (*emptypb.Empty, error) { return c.DeleteOrganization(ctx, req) })
@@ -135,10 +139,14 @@ func story() []step {
 		})
 	}
 	createMembership := func(req *pb.CreateMembershipRequest) func(context.Context, rpcs) (proto.Message, error) {
-		return as(func(ctx context.Context, c rpcs) (*pb.CreateMembershipResponse, error) { return c.CreateMembership(ctx, req) })
+		return as(func(ctx context.Context, c rpcs) (*pb.CreateMembershipResponse, error) {
+			return c.CreateMembership(ctx, req)
+		})
 	}
 	updateMembership := func(req *pb.UpdateMembershipRequest) func(context.Context, rpcs) (proto.Message, error) {
-		return as(func(ctx context.Context, c rpcs) (*pb.UpdateMembershipResponse, error) { return c.UpdateMembership(ctx, req) })
+		return as(func(ctx context.Context, c rpcs) (*pb.UpdateMembershipResponse, error) {
+			return c.UpdateMembership(ctx, req)
+		})
 	}
 	deleteMembership := func(req *pb.DeleteMembershipRequest) func(context.Context, rpcs) (proto.Message, error) {
 		return as(func(ctx context.Context, c rpcs) (*emptypb.Empty, error) { return c.DeleteMembership(ctx, req) })
