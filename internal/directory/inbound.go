@@ -202,6 +202,9 @@ func (n *news) forward(c *store.Change) (Effect, error) {
 func (n *news) removed(c *store.Change) (Effect, error) {
 	u, m := n.membership(c)
 	if effect, done := n.old(m); done {
+		if effect == EffectKnown {
+			m.Status = store.MembershipRemoved // it may have been INACTIVE
+		}
 		n.remember(c, u, m)
 		return effect, nil
 	}
@@ -415,15 +418,19 @@ func (n *news) directoryUser(c *store.Change) (Effect, error) {
 		return EffectAdded, n.d.join(c, u, m, n.at, "upstream", nil)
 	}
 	n.learnOrganization(c)
+	gone := n.event.Type == typeDirectoryUserDeleted
 	if effect, done := n.old(m); done {
-		n.remember(c, u, m)
 		if effect == EffectKnown {
 			c.Announce(n.event, nil)
+			if gone {
+				m.Status = store.MembershipRemoved
+			}
 		}
+		n.remember(c, u, m)
 		return effect, nil
 	}
 	c.Announce(n.event, nil)
-	return EffectRemoved, n.leave(c, u, m, departure{keep: n.event.Type != typeDirectoryUserDeleted})
+	return EffectRemoved, n.leave(c, u, m, departure{keep: !gone})
 }
 
 // membership finds or makes what the event is about.

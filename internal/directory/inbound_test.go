@@ -131,7 +131,27 @@ func TestR7OneDepartureHoweverOftenItIsTold(t *testing.T) {
 			w.expect("the effects", effects, []string{"removed", "known", "known", "known"})
 			w.expect("the removals", len(w.recorded(removed)), 1)
 			w.expect("whom", w.recorded(removed)[0].UserID(), ines)
+			w.expect("the status", w.status(northwind, ines), "")
 		}
+	})
+}
+
+// Somebody whose account went with the last membership comes back by their
+// directory.
+func TestDirectoryBringsBackADeletedAccount(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		at := time.Now().Add(-time.Hour)
+		w.inbound("msg_1", told(t, created, northwind, ines, "ines@example.com", at))
+		w.inbound("msg_2", aboutDirectoryUser(t, "organization.directory.user_deleted", "diruser_5003", "ines@example.com", "00u1", false, at.Add(time.Minute)))
+		ev, err := events.New(events.UserDeleted, events.UserDeletion{User: events.User{ID: ines}}, events.Defaults{EnvironmentID: env}, "")
+		w.must(err)
+		w.inbound("msg_3", ev)
+		if w.user(ines) != nil {
+			t.Fatal("the account is still there")
+		}
+		w.expect("the effect", w.inbound("msg_4", aboutDirectoryUser(t, "organization.directory.user_created", "diruser_5003", "ines@example.com", "00u1", true, time.Now().Add(time.Minute))).Effect,
+			directory.EffectAdded)
+		w.expect("the status", w.status(northwind, ines), "ACTIVE")
 	})
 }
 

@@ -239,6 +239,10 @@ func (d *Directory) join(c *store.Change, u *User, m *Membership, at time.Time, 
 	if m.RemovalSeq > 0 {
 		c.Supersede(m.RemovalSeq)
 	}
+	if !u.DeletedAt.IsZero() {
+		u.DeletedAt, u.UpdatedAt = time.Time{}, c.Now
+		c.PutUser(u)
+	}
 	m.Status, m.RemovalSeq, m.Reason, m.Successor = store.MembershipActive, 0, "", nil
 	m.ChangedAt, m.JoinedAt, m.UpdatedAt, m.ProvisioningMethod = later(m.ChangedAt, at), at, c.Now, method
 	c.PutMembership(m)
