@@ -497,7 +497,11 @@ func some[T any](r *reading, what string, keys []string, text string, scan func(
 	return query(r.ctx, r.tx, what, scan, text, r.env, list(r.s.dialect, keys))
 }
 
-func (r *reading) in() string { return r.s.in("$2", "text") }
+// keyed is the condition that a row of the environment, or the directory, $1 has
+// one of the keys $2.
+func (r *reading) keyed(of, key string) string {
+	return of + ` = $1 AND ` + key + ` ` + r.s.in("$2", "text")
+}
 
 func scanID(id *string, scan func(...any) error) error { return scan(id) }
 
@@ -518,11 +522,11 @@ func (r *reading) resolve(refs []UserRef, ids set) error {
 		keys set
 		cond string
 	}{
-		{external, `external_id ` + r.in() + ` AND external_id <> '' AND deleted_at = 0`},
-		{emails, `email_key ` + r.in() + ` AND email_key <> '' AND deleted_at = 0`},
-		{emails, `email_key ` + r.in() + ` AND email_key <> '' AND deleted_at > 0`},
+		{external, r.keyed("environment_id", "external_id") + ` AND external_id <> '' AND deleted_at = 0`},
+		{emails, r.keyed("environment_id", "email_key") + ` AND email_key <> '' AND deleted_at = 0`},
+		{emails, r.keyed("environment_id", "email_key") + ` AND email_key <> '' AND deleted_at > 0`},
 	} {
-		found, err := some(r, "users", q.keys.sorted(), `SELECT id FROM users WHERE environment_id = $1 AND `+q.cond, scanID)
+		found, err := some(r, "users", q.keys.sorted(), `SELECT id FROM users WHERE `+q.cond, scanID)
 		if err != nil {
 			return err
 		}
@@ -536,21 +540,21 @@ func (r *reading) resolve(refs []UserRef, ids set) error {
 // people reads users and what is theirs.
 func (r *reading) people(ids set, lock string) error {
 	keys := ids.sorted()
-	users, err := some(r, "users", keys, `SELECT `+userTable.list()+` FROM users WHERE environment_id = $1 AND id `+r.in()+` ORDER BY id`+lock, userTable.scan)
+	users, err := some(r, "users", keys, `SELECT `+userTable.list()+` FROM users WHERE `+r.keyed("environment_id", "id")+` ORDER BY id`+lock, userTable.scan)
 	if err != nil {
 		return err
 	}
 	for i := range users {
 		r.c.addUser(&users[i])
 	}
-	memberships, err := some(r, "memberships", keys, `SELECT `+membershipTable.list()+` FROM memberships WHERE environment_id = $1 AND user_id `+r.in(), membershipTable.scan)
+	memberships, err := some(r, "memberships", keys, `SELECT `+membershipTable.list()+` FROM memberships WHERE `+r.keyed("environment_id", "user_id"), membershipTable.scan)
 	if err != nil {
 		return err
 	}
 	for i := range memberships {
 		r.c.addMembership(&memberships[i])
 	}
-	sessions, err := some(r, "sessions", keys, `SELECT `+sessionTable.list()+` FROM sessions WHERE environment_id = $1 AND user_id `+r.in()+` AND status = 'active'`, sessionTable.scan)
+	sessions, err := some(r, "sessions", keys, `SELECT `+sessionTable.list()+` FROM sessions WHERE `+r.keyed("environment_id", "user_id")+` AND status = 'active'`, sessionTable.scan)
 	if err != nil {
 		return err
 	}
@@ -562,7 +566,7 @@ func (r *reading) people(ids set, lock string) error {
 
 // sessionUsers finds whose sessions they are. What ended stays as it is read here.
 func (r *reading) sessionUsers(ids []string, users set) error {
-	sessions, err := some(r, "sessions", ids, `SELECT `+sessionTable.list()+` FROM sessions WHERE environment_id = $1 AND id `+r.in(), sessionTable.scan)
+	sessions, err := some(r, "sessions", ids, `SELECT `+sessionTable.list()+` FROM sessions WHERE `+r.keyed("environment_id", "id"), sessionTable.scan)
 	for i := range sessions {
 		users[sessions[i].UserID] = true
 		r.c.addSession(&sessions[i])
@@ -584,7 +588,7 @@ func (r *reading) organizations(refs []OrganizationRef) error {
 	}
 	for column, keys := range map[string]set{"external_id": external, "slug": slugs} {
 		found, err := some(r, "organizations", keys.sorted(),
-			`SELECT id FROM organizations WHERE environment_id = $1 AND `+column+` `+r.in()+` AND `+column+` <> '' AND state = 0`, scanID)
+			`SELECT id FROM organizations WHERE `+r.keyed("environment_id", column)+` AND `+column+` <> '' AND state = 0`, scanID)
 		if err != nil {
 			return err
 		}
@@ -593,7 +597,7 @@ func (r *reading) organizations(refs []OrganizationRef) error {
 		}
 	}
 	rows, err := some(r, "organizations", ids.sorted(),
-		`SELECT `+organizationTable.list()+` FROM organizations WHERE environment_id = $1 AND id `+r.in()+` ORDER BY id`+r.s.forUpdate("SHARE"), organizationTable.scan)
+		`SELECT `+organizationTable.list()+` FROM organizations WHERE `+r.keyed("environment_id", "id")+` ORDER BY id`+r.s.forUpdate("SHARE"), organizationTable.scan)
 	for i := range rows {
 		r.c.organizations.add(keyOf(r.env, rows[i].ID), &rows[i])
 	}
@@ -622,15 +626,15 @@ func (r *reading) scimRows(refs []SCIMRef, users set, lock string) error {
 			keys set
 			cond string
 		}{
-			{ids, `id ` + r.in()},
-			{names, `user_name_key ` + r.in() + ` AND user_name_key <> ''`},
-			{external, `external_id ` + r.in() + ` AND external_id <> ''`},
+			{ids, r.keyed("directory_id", "id")},
+			{names, r.keyed("directory_id", "user_name_key") + ` AND user_name_key <> ''`},
+			{external, r.keyed("directory_id", "external_id") + ` AND external_id <> ''`},
 		} {
 			if len(q.keys) == 0 {
 				continue
 			}
 			rows, err := query(r.ctx, r.tx, "directory users", scimUserTable.scan,
-				`SELECT `+scimUserTable.list()+` FROM directory_users WHERE directory_id = $1 AND `+q.cond+` ORDER BY id`+lock, directory, list(r.s.dialect, q.keys.sorted()))
+				`SELECT `+scimUserTable.list()+` FROM directory_users WHERE `+q.cond+` ORDER BY id`+lock, directory, list(r.s.dialect, q.keys.sorted()))
 			if err != nil {
 				return err
 			}

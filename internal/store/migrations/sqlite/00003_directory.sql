@@ -1,7 +1,8 @@
 -- +goose Up
 -- Who is a member of what. What ended stays, out of sight, so that late news of
 -- it are understood. Texts in JSON where noted; times are Unix microseconds but
--- for changed_at.
+-- for changed_at. Keys begin with what is selective: a database that knows little
+-- of its rows might else read all that an environment has.
 
 CREATE TABLE organizations (
   environment_id text NOT NULL,
@@ -14,10 +15,10 @@ CREATE TABLE organizations (
   state          integer NOT NULL, -- 0 active, 1 being deleted, 2 deleted
   created_at     integer NOT NULL,
   updated_at     integer NOT NULL,
-  PRIMARY KEY (environment_id, id)
+  PRIMARY KEY (id, environment_id)
 );
-CREATE UNIQUE INDEX organizations_external ON organizations (environment_id, external_id) WHERE external_id <> '' AND state = 0;
-CREATE UNIQUE INDEX organizations_slug ON organizations (environment_id, slug) WHERE slug <> '' AND state = 0;
+CREATE UNIQUE INDEX organizations_external ON organizations (external_id, environment_id) WHERE external_id <> '' AND state = 0;
+CREATE UNIQUE INDEX organizations_slug ON organizations (slug, environment_id) WHERE slug <> '' AND state = 0;
 CREATE INDEX organizations_listed ON organizations (environment_id, id) WHERE state = 0;
 CREATE INDEX organizations_deleting ON organizations (id) WHERE state = 1;
 
@@ -34,12 +35,12 @@ CREATE TABLE users (
   updated_at     integer NOT NULL,
   last_login_at  integer NOT NULL,
   deleted_at     integer NOT NULL,
-  PRIMARY KEY (environment_id, id)
+  PRIMARY KEY (id, environment_id)
 );
-CREATE UNIQUE INDEX users_email ON users (environment_id, email_key) WHERE email_key <> '' AND deleted_at = 0;
-CREATE UNIQUE INDEX users_external ON users (environment_id, external_id) WHERE external_id <> '' AND deleted_at = 0;
+CREATE UNIQUE INDEX users_email ON users (email_key, environment_id) WHERE email_key <> '' AND deleted_at = 0;
+CREATE UNIQUE INDEX users_external ON users (external_id, environment_id) WHERE external_id <> '' AND deleted_at = 0;
 CREATE INDEX users_listed ON users (environment_id, id) WHERE deleted_at = 0;
-CREATE INDEX users_deleted_email ON users (environment_id, email_key) WHERE email_key <> '' AND deleted_at > 0;
+CREATE INDEX users_deleted_email ON users (email_key, environment_id) WHERE email_key <> '' AND deleted_at > 0;
 
 CREATE TABLE memberships (
   environment_id      text NOT NULL,
@@ -60,9 +61,9 @@ CREATE TABLE memberships (
   reason              text NOT NULL,
   successor           text NOT NULL, -- JSON object or ''
   removal_seq         integer NOT NULL,
-  PRIMARY KEY (environment_id, user_id, organization_id)
+  PRIMARY KEY (user_id, organization_id, environment_id)
 );
-CREATE INDEX memberships_members ON memberships (environment_id, organization_id, user_id) WHERE status > 0;
+CREATE INDEX memberships_members ON memberships (organization_id, environment_id, user_id) WHERE status > 0;
 
 CREATE TABLE sessions (
   environment_id      text NOT NULL,
@@ -78,10 +79,10 @@ CREATE TABLE sessions (
   absolute_expires_at integer NOT NULL,
   expired_at          integer NOT NULL,
   logout_at           integer NOT NULL,
-  PRIMARY KEY (environment_id, id)
+  PRIMARY KEY (id, environment_id)
 );
-CREATE INDEX sessions_user ON sessions (environment_id, user_id, id);
-CREATE INDEX sessions_active ON sessions (environment_id, user_id) WHERE status = 'active';
+CREATE INDEX sessions_user ON sessions (user_id, environment_id, id);
+CREATE INDEX sessions_active ON sessions (user_id, environment_id) WHERE status = 'active';
 
 -- People as a SCIM client sees them; directory_id is an organization's id for
 -- those that webhooks of a directory told.
@@ -100,10 +101,11 @@ CREATE TABLE directory_users (
   attributes    text NOT NULL, -- JSON object
   created_at    integer NOT NULL,
   updated_at    integer NOT NULL,
-  PRIMARY KEY (directory_id, id)
+  PRIMARY KEY (id, directory_id)
 );
-CREATE UNIQUE INDEX directory_users_name ON directory_users (directory_id, user_name_key) WHERE user_name_key <> '';
-CREATE INDEX directory_users_external ON directory_users (directory_id, external_id) WHERE external_id <> '';
+CREATE INDEX directory_users_listed ON directory_users (directory_id, id);
+CREATE UNIQUE INDEX directory_users_name ON directory_users (user_name_key, directory_id) WHERE user_name_key <> '';
+CREATE INDEX directory_users_external ON directory_users (external_id, directory_id) WHERE external_id <> '';
 CREATE INDEX directory_users_user ON directory_users (user_id);
 
 CREATE TABLE directory_groups (
