@@ -63,6 +63,7 @@ func (h *Handler) authenticate(ctx context.Context, header http.Header, remote s
 			return ctx, tooMany("too many requests of this client", wait)
 		}
 	}
+	h.used(ctx, id)
 	return context.WithValue(ctx, callKey{}, call{client.EnvironmentID, header.Values(SuccessorHeader)}), nil
 }
 

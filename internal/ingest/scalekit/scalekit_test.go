@@ -60,7 +60,7 @@ type register struct {
 	secrets map[string]string // by id
 	envs    map[string]string
 	asked   int
-	touched []string
+	touched chan string
 	fail    error
 }
 
@@ -79,9 +79,7 @@ func (c *register) ValidClient(_ context.Context, id string) (store.Client, [32]
 }
 
 func (c *register) TouchClient(_ context.Context, id string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.touched = append(c.touched, id)
+	c.touched <- id
 	return nil
 }
 
@@ -147,7 +145,7 @@ func start(t *testing.T) *world {
 	t.Helper()
 	w := &world{T: t, clock: &clock{now: begin}, log: new(bytes.Buffer)}
 	w.dir = newMemory(w.clock.Now)
-	w.clients = &register{secrets: map[string]string{clientID: clientSecret}, envs: map[string]string{clientID: env}}
+	w.clients = &register{secrets: map[string]string{clientID: clientSecret}, envs: map[string]string{clientID: env}, touched: make(chan string, 100)}
 	w.limits = &limiter{requests: map[string]int{}, failures: map[string]int{}, most: 1000}
 	w.handler = newHandler(w.dir, w.clients, w.clock.Now)
 	w.handler.Limiter = w.limits
