@@ -23,8 +23,9 @@ type cli struct {
 	started bool // the command line was understood and the command began
 
 	// Flags that several commands share.
-	url  string
-	json bool
+	url         string
+	environment string
+	json        bool
 }
 
 // run executes one command line and returns its exit code: 0, 1 when it failed,
@@ -81,6 +82,7 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 		&cobra.Group{ID: "start", Title: "Start here:"},
 		&cobra.Group{ID: "service", Title: "Run the service:"},
 		&cobra.Group{ID: "develop", Title: "Develop an app that receives:"},
+		&cobra.Group{ID: "people", Title: "Manage who is a member, and who may say so:"},
 		&cobra.Group{ID: "operate", Title: "Operate:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -92,6 +94,7 @@ Exit codes: 0 done, 1 failed, 2 the command line made no sense.`,
 	add("start", c.demoCommand())
 	add("service", c.serveCommand(), c.migrateCommand())
 	add("develop", c.triggerCommand(), c.listenCommand(), c.verifyCommand())
+	add("people", c.organizationsCommand(), c.membersCommand(), c.sessionsCommand(), c.directoriesCommand(), c.clientsCommand(), c.importCommand(), c.reconcileCommand())
 	add("operate", c.endpointsCommand(), c.eventsCommand(), c.deliveriesCommand(), c.replayCommand(), c.sourcesCommand(), c.keysCommand())
 	root.AddCommand(c.versionCommand())
 	root.SetOut(c.out) // the completion commands keep what they write to

@@ -15,7 +15,26 @@ import (
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	connection := []string{"HANDOVER_JSON", "HANDOVER_URL"}
+	listing := []string{"HANDOVER_JSON", "HANDOVER_LIMIT", "HANDOVER_URL"}
 	want := map[string][]string{
+		"handover organizations create": connection,
+		"handover organizations list":   listing,
+		"handover organizations get":    connection,
+		"handover organizations delete": connection,
+		"handover members list":         listing,
+		"handover members add":          connection,
+		"handover members get":          connection,
+		"handover members remove":       connection,
+		"handover sessions create":      connection,
+		"handover sessions list":        {"HANDOVER_JSON", "HANDOVER_LIMIT", "HANDOVER_STATUS", "HANDOVER_URL"},
+		"handover sessions revoke":      connection,
+		"handover directories create":   connection,
+		"handover directories list":     listing,
+		"handover directories rotate":   connection,
+		"handover clients create":       connection,
+		"handover import":               connection,
+		"handover reconcile":            connection,
+
 		"handover endpoints create": connection,
 		"handover endpoints update": connection,
 		"handover endpoints rotate": connection,

@@ -96,9 +96,10 @@ func (e *EnvironmentClient) User(ctx context.Context, id string) (User, error) {
 	return sendTo[User](ctx, e, http.MethodGet, under("users", id), nil)
 }
 
-// DeleteUser removes all memberships of an account, then itself.
-func (e *EnvironmentClient) DeleteUser(ctx context.Context, id string, l Leaving) error {
-	return e.c.do(ctx, request{method: http.MethodDelete, path: under("users", id), query: e.with("successor", l.Successor, "reason", l.Reason)})
+// DeleteUser removes all memberships of an account, then itself. The successor,
+// who may be empty, takes over where they are a member too.
+func (e *EnvironmentClient) DeleteUser(ctx context.Context, id, successor string) error {
+	return e.c.do(ctx, request{method: http.MethodDelete, path: under("users", id), query: e.with("successor", successor)})
 }
 
 // A SessionFilter selects sessions; what is empty does not restrict.

@@ -164,7 +164,7 @@ func (p *people) DeleteUser(ctx context.Context, env string, ref directory.Ref, 
 	if err != nil {
 		return err
 	}
-	for _, m := range u.Memberships {
+	for _, m := range u.Memberships { // who is in several may be left in the first when the second is refused
 		if _, err := p.RemoveMember(ctx, env, m.OrganizationID, ref, how); err != nil {
 			return err
 		}
@@ -271,13 +271,14 @@ func roles(names []string) (all []events.Role) {
 func (p *people) CreateSession(_ context.Context, s directory.Session) (directory.Session, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, organization := range s.Organizations {
-		if _, err := p.organization(s.EnvironmentID, organization); err != nil {
-			return s, err
-		}
-	}
-	if _, err := p.user(s.EnvironmentID, directory.Ref{ID: s.UserID}); err != nil {
+	u, err := p.user(s.EnvironmentID, directory.Ref{ID: s.UserID})
+	if err != nil {
 		return s, err
+	}
+	for _, organization := range s.Organizations {
+		if memberOf(u, organization) < 0 {
+			return s, fmt.Errorf("create session: %w", directory.ErrMembershipNotFound)
+		}
 	}
 	s.ID, s.Status, s.CreatedAt, s.UpdatedAt = cmp.Or(s.ID, p.id("ses_")), store.SessionActive, time.Now(), time.Now()
 	if _, ok := p.sessions[s.EnvironmentID+s.ID]; ok {

@@ -289,15 +289,12 @@ func (s *Server) getUser(ctx context.Context, in *OneOf) (*body[User], error) {
 
 func (s *Server) deleteUser(ctx context.Context, in *struct {
 	OneOf
-	HowToLeave
+	Successor string `query:"successor" maxLength:"255" doc:"Who takes over: the id (usr_…) or email of another active member."`
 },
 ) (*struct{}, error) {
-	how, successor, err := in.read()
-	if err == nil {
-		err = s.Directory.DeleteUser(ctx, s.environment(in.InEnvironment), directory.Ref{ID: in.ID}, how)
-	}
+	err := s.Directory.DeleteUser(ctx, s.environment(in.InEnvironment), directory.Ref{ID: in.ID}, directory.How{Successor: in.Successor})
 	if err != nil {
-		return nil, s.answerFrom(ctx, err, named{successor: successor})
+		return nil, s.answerFrom(ctx, err, named{successor: "query.successor"})
 	}
 	return nil, nil
 }

@@ -167,12 +167,13 @@ func TestMembers(t *testing.T) {
 		}
 		s.refused(s.send("GET", "/v1/organizations/"+acme+"/members?cursor=x", nil), http.StatusBadRequest, "query.cursor")
 
-		if err := s.own().DeleteUser(ctx, ines.UserID, api.Leaving{}); err != nil {
+		refusal(t, s.own().DeleteUser(ctx, ines.UserID, "nobody@acme.example"), http.StatusUnprocessableEntity, "query.successor")
+		if err := s.own().DeleteUser(ctx, ines.UserID, ""); err != nil {
 			t.Fatal(err)
 		}
 		_, err = s.own().User(ctx, ines.UserID)
 		refusal(t, err, http.StatusNotFound, "path.id")
-		refusal(t, s.own().DeleteUser(ctx, ines.UserID, api.Leaving{}), http.StatusNotFound, "path.id")
+		refusal(t, s.own().DeleteUser(ctx, ines.UserID, ""), http.StatusNotFound, "path.id")
 	})
 }
 
@@ -327,6 +328,7 @@ func TestSessions(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, s *service) {
 		ctx, acme, globex := t.Context(), s.organization("Acme").ID, s.organization("Globex").ID
 		ines := s.member(acme, "ines@acme.example").UserID
+		ok(s.own().AddMember(ctx, globex, api.NewMember{UserID: ines}))(t)
 		made := ok(s.own().CreateSession(ctx, api.NewSession{ID: "ses_118200000000007001", UserID: ines, OrganizationID: acme, Organizations: []string{globex, acme}}))(t)
 		if made.ID != "ses_118200000000007001" || made.Status != "active" || made.OrganizationID != acme || !slices.Equal(made.Organizations, []string{acme, globex}) {
 			t.Errorf("created %+v", made)
@@ -352,7 +354,7 @@ func TestSessions(t *testing.T) {
 			`{"user_id":"` + ines + `"}`:                                            "body.organization_id",
 			`{"user_id":"bo","organization_id":"` + acme + `"}`:                     "body.user_id",
 			`{"user_id":"usr_1","organization_id":"` + acme + `"}`:                  "body.user_id",
-			`{"user_id":"` + ines + `","organization_id":"org_1"}`:                  "body.organization_id",
+			`{"user_id":"` + ines + `","organization_id":"org_1"}`:                  "body.user_id",
 			`{"user_id":"` + ines + `","organization_id":"acme"}`:                   "body.organizations",
 			`{"id":"s1","user_id":"` + ines + `","organization_id":"` + acme + `"}`: "body.id",
 		} {

@@ -367,7 +367,7 @@ func unknown(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
 // Paging is what every list takes. It is exported, like the others that are
 // embedded in requests, because huma passes over embedded fields that are not.
 type Paging struct {
-	Cursor string `query:"cursor" maxLength:"300" doc:"Where the page before ended: its next_cursor."`
+	Cursor string `query:"cursor" maxLength:"400" doc:"Where the page before ended: its next_cursor."`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 }
 

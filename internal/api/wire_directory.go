@@ -25,7 +25,7 @@ import (
 //
 //	GET    /v1/users                                e → Page[User]          ?external_id&cursor&limit
 //	GET    /v1/users/{id}                           e → User
-//	DELETE /v1/users/{id}                           e → 204                 Leaving, or ?successor&reason
+//	DELETE /v1/users/{id}                           e → 204                 ?successor
 //	GET    /v1/users/{id}/sessions                  e → Page[Session]       ?status&since&until&cursor&limit
 //
 //	POST   /v1/sessions                             e → 201 Session         NewSession
