@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -40,12 +41,14 @@ func (l *keyed) page(sp Span) (page, facts string, args []any) {
 	if sp.With {
 		op, opposite = op+"=", opposite[:1]
 	}
-	w, passed := l.where.with(), "false"
+	w, passed := l.where.with(), "0"
 	if sp.Key != "" {
 		w.and(l.key+" "+op+" ?", sp.Key)
 		other := l.where.with()
 		other.and(l.key+" "+opposite+" ?", sp.Key)
-		passed = "EXISTS (SELECT 1 FROM " + l.from + other.String() + ")"
+		// The order is for PostgreSQL, which else may look for any such row from the
+		// table's start on.
+		passed = fmt.Sprintf(`(SELECT count(*) FROM (SELECT 1 FROM %s%s ORDER BY %s LIMIT 1) x)`, l.from, other, l.key)
 	}
 	args = append(w.args, sp.Size+1)
 	page = fmt.Sprintf(`SELECT %s AS id FROM %s%s ORDER BY %s%s LIMIT $%d`, l.key, l.from, w, l.key, order, len(args))
@@ -65,7 +68,7 @@ type shape[T any] struct {
 // JOIN makes SQLite begin with the keys; see deliveriesOfEvents.
 func readPart[T any](ctx context.Context, q querier, l keyed, sp Span, sh shape[T]) (Part[T], error) {
 	var part Part[T]
-	var passed bool
+	var passed int
 	page, facts, args := l.page(sp)
 	rows, err := query(ctx, q, sh.what, func(v *T, scan func(...any) error) error {
 		return sh.scan(v, func(dest ...any) error { return scan(append(dest, &part.Total, &passed)...) })
@@ -88,9 +91,9 @@ func readPart[T any](ctx context.Context, q querier, l keyed, sp Span, sh shape[
 	case more:
 		rows = rows[:sp.Size]
 	}
-	part.Rows, part.Before, part.More = rows, passed, more
+	part.Rows, part.Before, part.More = rows, passed > 0, more
 	if sp.Back {
-		part.Before, part.More = more, passed
+		part.Before, part.More = more, passed > 0
 	}
 	return part, nil
 }
@@ -293,7 +296,8 @@ func (s *Store) userSessions(ctx context.Context, q querier, env, userID string,
 	l := keyed{from: "sessions", key: "id"}
 	l.where.and(`environment_id = ? AND user_id = ?`, env, userID)
 	if len(f.Statuses) > 0 {
-		l.where.and(sessionStatus+` `+s.in("?", "text"), now.UnixMicro(), now.UnixMicro(), list(s.dialect, f.Statuses))
+		statuses := slices.DeleteFunc(slices.Clone(f.Statuses), func(st SessionStatus) bool { return !known(string(st)) })
+		l.where.and(sessionStatus+` `+s.in("?", "text"), now.UnixMicro(), now.UnixMicro(), list(s.dialect, statuses))
 	}
 	if !f.Since.IsZero() {
 		l.where.and(`created_at >= ?`, f.Since.UnixMicro())
