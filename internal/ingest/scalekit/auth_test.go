@@ -164,7 +164,7 @@ func TestTokens(t *testing.T) {
 
 	elsewhere := newHandler(w.dir, w.clients, w.clock.Now)
 	elsewhere.TokenKey = []byte(strings.Repeat("k", 32))
-	r := httptest.NewRequest("GET", "/api/v1/users", nil)
+	r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/users", nil)
 	r.Header.Set("Authorization", "Bearer "+token)
 	answer := httptest.NewRecorder()
 	if elsewhere.ServeHTTP(answer, r); answer.Code != http.StatusUnauthorized {
@@ -335,7 +335,7 @@ func TestFailuresCountAgainstNetworks(t *testing.T) {
 		"a socket that is not of the IP": "a socket that is not of the IP",
 	} {
 		w := start(t)
-		r := httptest.NewRequest("GET", "/api/v1/users", nil)
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/users", nil)
 		r.RemoteAddr = remote
 		r.Header.Set("Authorization", "Bearer forged")
 		w.handler.ServeHTTP(httptest.NewRecorder(), r)
@@ -421,5 +421,5 @@ func TestShortTokenKey(t *testing.T) {
 			t.Error("a key of 31 bytes is taken")
 		}
 	}()
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/api/v1/users", nil))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/users", nil))
 }

@@ -149,5 +149,5 @@ func (no *refusal) rest(w http.ResponseWriter) {
 	}
 	header.Set("Content-Type", "application/json")
 	w.WriteHeader(no.status)
-	_, _ = w.Write(body) // a client that went away is no concern of ours
+	_, _ = w.Write(body) //nolint:gosec // G705: JSON, and of our own words
 }

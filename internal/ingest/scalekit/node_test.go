@@ -119,7 +119,7 @@ func nodeModules(t *testing.T, npm string) string {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	installing, err := os.MkdirTemp(cache, "installing-*")
+	installing, err := os.MkdirTemp(cache, "installing-*") //nolint:usetesting // it is renamed into the cache
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -230,7 +230,7 @@ func (in *input) size() uint32 {
 	if err != nil {
 		in.faults.add("page_size", "uint32", "has to be a number")
 	}
-	return uint32(n) //nolint:gosec // G115: it was parsed into 32 bits
+	return uint32(n)
 }
 
 func (in *input) yesNo(name string) *bool {
