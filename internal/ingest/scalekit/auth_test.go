@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,6 +178,10 @@ func TestTokens(t *testing.T) {
 	if status, _, _ := w.ask("GET", "/api/v1/users", "", "", "Authorization", "Basic "+token); status != http.StatusUnauthorized {
 		t.Errorf("another scheme: %d", status)
 	}
+	both := w.rpcs(http1(t), "Authorization", "Bearer "+token, "Authorization", "Bearer "+token)
+	if _, err := both.ListUsers(t.Context(), &pb.ListUsersRequest{}); connect.CodeOf(err) != connect.CodeUnauthenticated {
+		t.Errorf("two headers: %v", err)
+	}
 
 	w.clock.move(24*time.Hour - 2*time.Second)
 	if !w.accepts(token) {
@@ -216,6 +221,27 @@ func TestRevokedClient(t *testing.T) {
 	}
 }
 
+// What is remembered of clients is remembered for all requests.
+func TestConcurrentRequests(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	token := w.token()
+	c := w.rpcs(http2(t), "Authorization", "Bearer "+token)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				if _, err := c.ListUsers(t.Context(), &pb.ListUsersRequest{}); err != nil {
+					t.Error(err)
+				}
+				w.handler.Forget()
+				w.clock.move(time.Second)
+			}
+		})
+	}
+	all.Wait()
+}
+
 func TestForget(t *testing.T) {
 	t.Parallel()
 	w := start(t)
@@ -227,6 +253,24 @@ func TestForget(t *testing.T) {
 	w.handler.Forget()
 	if w.accepts(token) {
 		t.Error("taken after the handler was told to forget")
+	}
+}
+
+// A look-up that began before is not remembered.
+func TestForgetDuringLookUp(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	token := w.token()
+	w.handler.Forget()
+	w.clients.during = func() {
+		delete(w.clients.secrets, clientID)
+		w.handler.Forget()
+	}
+	if err := w.list(token); err != nil {
+		t.Fatal(err)
+	}
+	if w.accepts(token) {
+		t.Error("taken from a look-up that had begun before the client was revoked")
 	}
 }
 

@@ -61,6 +61,7 @@ type register struct {
 	envs    map[string]string
 	asked   int
 	touched chan string
+	during  func() // each look-up, when it has read
 	fail    error
 }
 
@@ -74,6 +75,9 @@ func (c *register) ValidClient(_ context.Context, id string) (store.Client, [32]
 	secret, ok := c.secrets[id]
 	if !ok {
 		return store.Client{}, [32]byte{}, store.ErrNotFound
+	}
+	if c.during != nil {
+		c.during()
 	}
 	return store.Client{ID: id, EnvironmentID: c.envs[id]}, sha256.Sum256([]byte(secret)), nil
 }
