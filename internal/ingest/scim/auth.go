@@ -17,6 +17,7 @@ const (
 	tokenPrefix  = "scim_"
 	maxToken     = 512
 	tokenMemory  = time.Second // for how long a token is believed to be valid
+	tokenTouch   = time.Minute // how often its use is noted
 	maxRemembers = 10_000      // tokens
 	enabled      = "enabled"   // the state of a directory that is served
 )
@@ -30,8 +31,9 @@ type tokens struct {
 }
 
 type seenToken struct {
-	dir   store.SCIMDirectory
-	until time.Time
+	dir     store.SCIMDirectory
+	until   time.Time
+	touched time.Time // when its use was noted
 }
 
 // Forget makes the next request with each token look it up.
@@ -93,9 +95,25 @@ func (h *Handler) lookUp(ctx context.Context, hash [32]byte, now time.Time) (sto
 		if h.tokens.byHash == nil || len(h.tokens.byHash) >= maxRemembers {
 			h.tokens.byHash = make(map[[32]byte]seenToken)
 		}
-		h.tokens.byHash[hash] = seenToken{dir, now.Add(tokenMemory)}
+		seen := seenToken{dir, now.Add(tokenMemory), h.tokens.byHash[hash].touched}
+		if now.Sub(seen.touched) >= tokenTouch {
+			seen.touched = now
+			go h.touch(context.WithoutCancel(ctx), dir)
+		}
+		h.tokens.byHash[hash] = seen
 	}
 	return dir, err
+}
+
+// touch notes the use of a token, beside the request's path.
+func (h *Handler) touch(ctx context.Context, dir store.SCIMDirectory) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, t := range dir.Tokens {
+		if err := h.Tokens.TouchSCIMToken(ctx, t.ID); err != nil {
+			h.log().DebugContext(ctx, "could not note the use of a token", "error", err)
+		}
+	}
 }
 
 func (h *Handler) lookUpFailed(ctx context.Context, err error) error {

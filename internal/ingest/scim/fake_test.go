@@ -33,6 +33,7 @@ type fake struct {
 	mu      sync.Mutex
 	err     error // of all methods, if there is one
 	lookups int
+	touched chan string // ids of tokens; nil: not told
 	made    int
 	users   map[string]store.SCIMUser
 	groups  map[string]store.SCIMGroup
@@ -49,6 +50,7 @@ func newFake() *fake {
 	for text, dir := range map[string]store.SCIMDirectory{
 		token: {ID: "dir_1", State: "enabled"}, otherToken: {ID: "dir_2", State: "enabled"}, offToken: {ID: "dir_3", State: "disabled"},
 	} {
+		dir.Tokens = []store.SCIMToken{{ID: "st_" + dir.ID}}
 		f.dirs[sha256.Sum256([]byte(text))] = dir
 	}
 	return f
@@ -63,6 +65,13 @@ func (f *fake) SCIMDirectoryByToken(_ context.Context, hash [32]byte) (store.SCI
 		return dir, cmp.Or(f.err, store.ErrNotFound)
 	}
 	return dir, f.err
+}
+
+func (f *fake) TouchSCIMToken(_ context.Context, id string) error {
+	if f.touched != nil {
+		f.touched <- id
+	}
+	return nil
 }
 
 func (f *fake) of(u store.SCIMUser) *scimtest.Effects {

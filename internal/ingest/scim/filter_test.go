@@ -107,6 +107,25 @@ func TestFilterRefuses(t *testing.T) {
 	}
 }
 
+func TestSame(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{"azAZ09", "AZaz09", true},
+		{"@[`{", "`{@[", false},
+		{"s", "\u017f", false},
+		{"k", "\u212a", false},
+		{"é", "É", false},
+		{"a", "aa", false},
+	} {
+		if same(test.a, test.b) != test.want || (fold(test.a) == fold(test.b)) != test.want {
+			t.Errorf("%q and %q: want %v", test.a, test.b, test.want)
+		}
+	}
+}
+
 func TestParsePath(t *testing.T) {
 	t.Parallel()
 	work := []condition{{"type", textValue("work")}}

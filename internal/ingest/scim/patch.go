@@ -69,11 +69,8 @@ func (o *operation) read(v value) error {
 			return err
 		}
 	}
-	switch {
-	case o.verb == remove && o.whole:
+	if o.verb == remove && o.whole {
 		return refuse(noTarget, "remove needs a path")
-	case o.verb != remove && o.value.kind == absent:
-		return refuse(invalidValue, "add and replace need a value")
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func scimTypeOf(err error) string {
 	return p.scimType
 }
 
-// without returns the attributes of Dana with a text replaced.
+// instead returns the attributes of Dana with a text replaced.
 func instead(old, text string) string {
 	if !strings.Contains(dana, old) {
 		panic("there is no " + old)
@@ -295,7 +295,7 @@ func manyAddresses(n int) string {
 func TestEditsAreMadeAgain(t *testing.T) {
 	t.Parallel()
 	body, err := parseJSON(ops(`{"op":"replace","path":"emails","value":[{"value":"a@example.com","type":"work","primary":true},{"value":"b@example.com","type":"home"}]},` +
-		`{"op":"replace","path":"emails[type eq \"home\"].primary","value":true},{"op":"replace","path":"emails.type","value":"other"},` +
+		`{"op":"replace","path":"emails[primary eq true].display","value":"first"},{"op":"replace","path":"emails[type eq \"home\"].primary","value":true},{"op":"replace","path":"emails.type","value":"other"},` +
 		`{"op":"remove","path":"emails[value eq \"a@example.com\"]"},{"op":"add","path":"name","value":{"middleName":"M"}}`))
 	if err != nil {
 		t.Fatal(err)

@@ -48,10 +48,14 @@ type Groups interface {
 	DeleteSCIMGroup(ctx context.Context, dir store.SCIMDirectory, id string) error
 }
 
-// Tokens finds the directory that a valid token opens, by the SHA-256 of the
-// token, or returns an error that is store.ErrNotFound.
+// Tokens knows the tokens of directories.
 type Tokens interface {
+	// SCIMDirectoryByToken finds the directory that a valid token opens, by the
+	// SHA-256 of the token, and of its tokens only that one. The error is
+	// store.ErrNotFound when there is none.
 	SCIMDirectoryByToken(ctx context.Context, hash [32]byte) (store.SCIMDirectory, error)
+	// TouchSCIMToken notes that a token is used. It is called now and then.
+	TouchSCIMToken(ctx context.Context, id string) error
 }
 
 // A Limiter bounds how much is asked. Its methods are called concurrently.

@@ -163,7 +163,12 @@ func TestPaths(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	t.Parallel()
-	base, _ := serve(t, nil)
+	base, f := serve(t, nil)
+	ask(t, "GET", base+"/Users", "", "Authorization", "Bearer hk_one").is(t, 401)
+	ask(t, "GET", base+"/Users", "", "Authorization", "Bearer scim_"+strings.Repeat("x", 4000)).is(t, 401)
+	if f.lookups > 0 {
+		t.Error("what cannot be a token is looked up")
+	}
 	other := strings.Replace(base, "dir_1", "dir_2", 1)
 	off := strings.Replace(base, "dir_1", "dir_3", 1)
 	for name, test := range map[string]struct {
@@ -251,6 +256,7 @@ func TestTokensAreRemembered(t *testing.T) {
 	c := &clock{at: time.Unix(1e9, 0)}
 	var h *scim.Handler
 	base, f := serve(t, func(made *scim.Handler) { h, made.Now = made, c.now })
+	f.touched = make(chan string, 100)
 	get := func(status, lookups int) {
 		t.Helper()
 		ask(t, "GET", base+"/Users", "").is(t, status)
@@ -265,13 +271,26 @@ func TestTokensAreRemembered(t *testing.T) {
 	get(200, 1)
 	c.add(1)
 	get(200, 2)
+	for range 60 {
+		c.add(time.Second)
+		ask(t, "GET", base+"/Users", "").is(t, 200)
+	}
+	get(200, 62)
+	for range 2 { // at the beginning and after a minute
+		if id := <-f.touched; id != "st_dir_1" {
+			t.Errorf("the use of %s is noted", id)
+		}
+	}
+	if len(f.touched) > 0 {
+		t.Error("the use of a token is noted too often")
+	}
 	f.mu.Lock()
 	clear(f.dirs)
 	f.mu.Unlock()
-	get(200, 2)
+	get(200, 62)
 	h.Forget()
-	get(401, 3)
-	get(401, 4)
+	get(401, 63)
+	get(401, 64)
 }
 
 func TestTokensThatCannotBeLookedUp(t *testing.T) {
@@ -314,7 +333,8 @@ func (l *limiter) Spend(key string) {
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	l := &limiter{blocked: map[string]time.Duration{}}
-	base, f := serve(t, func(h *scim.Handler) { h.Limiter = l })
+	c := &clock{at: time.Unix(1e9, 0)}
+	base, f := serve(t, func(h *scim.Handler) { h.Limiter, h.Now = l, c.now })
 	ask(t, "GET", base+"/Users", "", "Authorization", "").is(t, 401)
 	ask(t, "GET", base+"/Users", "", "Authorization", "Bearer scim_nobody").is(t, 401)
 	if want := []string{"scim-auth:127.0.0.1", "scim-auth:127.0.0.1"}; !slices.Equal(l.asked, want) || len(l.allowed) != 0 {
@@ -341,6 +361,14 @@ func TestLimits(t *testing.T) {
 	if a := ask(t, "DELETE", base+"/Users/x", "").is(t, 429); a.header.Get("Retry-After") != "1" {
 		t.Errorf("Retry-After is %q", a.header.Get("Retry-After"))
 	}
+
+	// A token that is valid no more is known no more.
+	f.mu.Lock()
+	clear(f.dirs)
+	f.mu.Unlock()
+	c.add(time.Second)
+	ask(t, "GET", base+"/Users", "").is(t, 401)
+	ask(t, "GET", base+"/Users", "").is(t, 429)
 }
 
 func TestBodies(t *testing.T) {

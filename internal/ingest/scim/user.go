@@ -167,7 +167,7 @@ func (p *person) makeMany(a *attribute, e *edit) error {
 		then = without(now, e.value)
 	default:
 		if e.add {
-			then = slices.Clone(now)
+			then = now
 		}
 		for i := range e.value.items {
 			v := e.value.items[i]
