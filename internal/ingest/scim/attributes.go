@@ -14,7 +14,7 @@ const (
 	maxText       = 4 << 10  // bytes of one attribute
 	maxElements   = 100      // of a multi-valued attribute
 	maxName       = 512      // bytes of a userName, externalId, displayName of a group or manager
-	maxEmail      = 320      // bytes
+	maxEmail      = 254      // bytes, which is what events have room for
 )
 
 // attribute is one that is kept as it is sent, or a part of one.

@@ -407,3 +407,31 @@ func numbers(n int) string {
 	}
 	return strings.Join(list, ",")
 }
+
+func TestAddress(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", maxEmail-len("@example.com")) + "@example.com"
+	for _, test := range []struct{ userName, emails, want string }{
+		{"dana", `[{"value":"a@example.com"},{"value":"b@example.com","primary":"True"}]`, "b@example.com"},
+		{"dana", `[{"value":"a@example.com","primary":false},"b@example.com"]`, "a@example.com"},
+		{"d@example.com", `[{"value":"none","primary":true},"@x","x@","a b@x","a\tb@x","b@example.com"]`, "b@example.com"},
+		{"d@example.com", `[{"type":"work"}]`, "d@example.com"},
+		{"d@example.com", `null`, "d@example.com"},
+		{"dana", `[]`, ""},
+		{"@", `[]`, ""},
+		{"dana", `["` + long + `"]`, long},
+		{"dana", `["x` + long + `"]`, ""},
+	} {
+		body, err := parseJSON(`{"userName":"` + test.userName + `","emails":` + test.emails + `}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		edits, err := userContent(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u, err := replace(edits)(store.SCIMUser{Email: "old@example.com"}); err != nil || u.Email != test.want {
+			t.Errorf("%s, %s: the address is %q, want %q (%v)", test.userName, test.emails, u.Email, test.want, err)
+		}
+	}
+}
