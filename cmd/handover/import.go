@@ -136,7 +136,7 @@ func (i *importCommand) send(ctx context.Context, organizationID string, rows []
 func (c *cli) bar(total int64, what string) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(total, progressbar.OptionSetWriter(c.err), progressbar.OptionSetVisibility(isTerminal(c.err)),
 		progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionShowIts(),
-		progressbar.OptionSetItsString(what), progressbar.OptionThrottle(100*time.Millisecond))
+		progressbar.OptionSetItsString(what), progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetRenderBlankState(true))
 }
 
 // batches reads a list in parts that fit into a request.

@@ -73,7 +73,7 @@ func (c *cli) openList(path, format string) (_ *memberList, err error) {
 			return nil, usagef("say in which format %s is: --format csv or --format jsonl", l.name)
 		}
 	}
-	var from io.Reader = c.in
+	from := c.in
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {

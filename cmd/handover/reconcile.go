@@ -180,6 +180,8 @@ func (r *reconcileCommand) run(ctx context.Context) error {
 		return failed
 	case r.apply && many && !r.force:
 		return hinted{fmt.Errorf("%s: that removes more than a tenth of them, so nothing was changed", total), "if the list is whole: --apply --force"}
+	case len(diffs) > 0 && !r.apply && many:
+		fmt.Fprintln(r.err, total+". Nothing was changed; --apply --force does it, if the list is whole.")
 	case len(diffs) > 0 && !r.apply:
 		fmt.Fprintln(r.err, total+". Nothing was changed; --apply does it.")
 	case len(diffs) > 0:

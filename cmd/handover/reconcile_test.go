@@ -35,12 +35,14 @@ func TestCompare(t *testing.T) {
 		"the first match counts": {
 			[]api.Member{held("usr_1", "a@x", "", "ACTIVE"), held("usr_2", "b@x", "", "ACTIVE")},
 			[]row{listed(2, "usr_1", "b@x", "", "")},
-			[]difference{{Change: "left", UserID: "usr_2", Email: "b@x", Status: "ACTIVE"}}, 2,
+			[]difference{{Change: "left", UserID: "usr_2", Email: "b@x", Status: "ACTIVE"}},
+			2,
 		},
 		"leavers": {
 			[]api.Member{held("usr_1", "a@x", "", "ACTIVE"), held("usr_2", "b@x", "", "ACTIVE"), held("usr_3", "c@x", "", "INACTIVE"), held("usr_4", "d@x", "", "PENDING_INVITE"), held("usr_5", "e@x", "", "INVITE_EXPIRED")},
 			[]row{listed(2, "", "a@x", "", "INACTIVE")},
-			[]difference{{Change: "left", UserID: "usr_1", Email: "a@x", Status: "ACTIVE"}, {Change: "left", UserID: "usr_2", Email: "b@x", Status: "ACTIVE"}}, 2,
+			[]difference{{Change: "left", UserID: "usr_1", Email: "a@x", Status: "ACTIVE"}, {Change: "left", UserID: "usr_2", Email: "b@x", Status: "ACTIVE"}},
+			2,
 		},
 		"returners": {
 			[]api.Member{held("usr_1", "a@x", "e1", "INACTIVE"), held("usr_4", "d@x", "", "PENDING_INVITE"), held("usr_5", "e@x", "", "INVITE_EXPIRED")},
@@ -51,7 +53,8 @@ func TestCompare(t *testing.T) {
 			[]difference{
 				{Change: "returned", UserID: "usr_1", Email: "a@x", ExternalID: "e1", Status: "INACTIVE", Line: 2, Roles: []string{"held"}},
 				{Change: "returned", UserID: "usr_9", Email: "n@x", ExternalID: "e9", Line: 5},
-			}, 0,
+			},
+			0,
 		},
 		"who is invited in the list stays": {
 			[]api.Member{held("usr_1", "a@x", "", "ACTIVE"), held("usr_2", "b@x", "", "ACTIVE")},

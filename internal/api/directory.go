@@ -81,7 +81,7 @@ func (s *Server) answerFrom(ctx context.Context, err error, in named) error {
 	if errors.Is(err, directory.ErrPageToken) {
 		return refuse(http.StatusBadRequest, "the cursor is not valid", at("query.cursor", "is not a cursor that this list gave"))
 	}
-	return s.answerTo(ctx, err, "such thing")
+	return s.answerTo(ctx, err, "thing")
 }
 
 // among returns the first of the known errors that err is.

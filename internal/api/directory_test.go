@@ -346,6 +346,7 @@ func (f failing) DeleteOrganization(context.Context, string, directory.Ref) erro
 func (f failing) CreateUser(context.Context, string, string, directory.NewUser) (u directory.User, err error) {
 	return u, f.err
 }
+
 func (f failing) User(context.Context, string, directory.Ref) (u directory.User, err error) {
 	return u, f.err
 }
@@ -353,6 +354,7 @@ func (f failing) User(context.Context, string, directory.Ref) (u directory.User,
 func (f failing) Users(context.Context, string, directory.Page) (l directory.List[directory.User], err error) {
 	return l, f.err
 }
+
 func (f failing) DeleteUser(context.Context, string, directory.Ref, directory.How) error {
 	return f.err
 }
