@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -20,7 +19,7 @@ import (
 	"github.com/handover-dev/handover/signing"
 )
 
-// load is what the generator is to do.
+// load is what the generator is to do. It comes as JSON.
 type load struct {
 	URL     string
 	Key     string
@@ -32,6 +31,13 @@ type load struct {
 	Sign    bool          // post signed bodies straight to a receiver: the ceiling
 	Retry   bool          // send again what was not accepted, until it is
 	Until   time.Duration // give up after
+
+	// Of requests about people instead of events:
+	Way    string // which; "": events
+	People people
+	Token  string // of an API client
+	Doors  []door // of directories, by organization
+	Secret string // of the source
 }
 
 // sent is what the generator tells.
@@ -41,27 +47,26 @@ type sent struct {
 	Took     time.Duration `json:"took"`
 	First    string        `json:"first_error,omitempty"`
 	CPU      time.Duration `json:"cpu"`
+
+	// Of requests about people:
+	Begin int64   `json:"begin,omitempty"` // Unix nanoseconds
+	Asked []asked `json:"asked,omitempty"`
 }
 
-func generate(ctx context.Context, args []string) error {
+func generate(ctx context.Context) error {
 	var l load
-	f := flag.NewFlagSet("generator", flag.ExitOnError)
-	f.StringVar(&l.URL, "url", "", "")
-	f.StringVar(&l.Key, "key", "", "")
-	f.IntVar(&l.Count, "count", 1, "")
-	f.IntVar(&l.First, "first", 1, "")
-	f.IntVar(&l.Workers, "workers", 64, "")
-	f.IntVar(&l.Batch, "batch", 0, "")
-	f.Float64Var(&l.Rate, "rate", 0, "")
-	f.BoolVar(&l.Sign, "sign", false, "")
-	f.BoolVar(&l.Retry, "retry", false, "")
-	f.DurationVar(&l.Until, "until", 5*time.Minute, "")
-	if err := f.Parse(args); err != nil {
+	if err := json.NewDecoder(os.Stdin).Decode(&l); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.Until)
 	defer cancel()
-	s := l.run(ctx)
+	if l.Way == "" {
+		return json.NewEncoder(os.Stdout).Encode(l.run(ctx))
+	}
+	s, err := l.ask(ctx)
+	if err != nil {
+		return err
+	}
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 

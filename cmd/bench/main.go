@@ -41,6 +41,7 @@ type options struct {
 	Runs        int
 	Events      int
 	History     int
+	Members     int
 	Rate        float64
 	For         time.Duration
 	JSON        bool
@@ -57,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 		case "receiver":
 			return receive(ctx)
 		case "generator":
-			return generate(ctx, args[1:])
+			return generate(ctx)
 		}
 	}
 	var o options
@@ -70,6 +71,7 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&o.Runs, "runs", 1, "how often to run each; medians are shown")
 	f.IntVar(&o.Events, "events", 20000, "events in a flood")
 	f.IntVar(&o.History, "history", 1000000, "delivered events in the database before the long-history flood; a fifth of them before the retention flood")
+	f.IntVar(&o.Members, "members", 1000000, "memberships in the database before people leave, 100 in an organization")
 	f.Float64Var(&o.Rate, "rate", 2000, "events a second of the soak, which runs only when named with -only")
 	f.DurationVar(&o.For, "for", 30*time.Minute, "how long to soak")
 	f.BoolVar(&o.JSON, "json", false, "print JSON")

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// The receiver answers POSTs to /{app} and remembers each event's arrival. What
-// the app does is in the path: /{app}/hang sleeps 10 s, /{app}/flaky refuses
+// The receiver answers POSTs to /{app} and remembers each event's arrival, by its
+// number or by that of the person's id. What the app does is in the path: /{app}/hang sleeps 10 s, /{app}/flaky refuses
 // three events of ten the first time. Its control is GET /stats and POST /reset.
 type receiver struct {
 	mu       sync.Mutex
@@ -79,6 +79,9 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	now := time.Now()
 	n, sent := number(body.Bytes(), `"n":`), number(body.Bytes(), `"sent_at":`)
+	if n < 0 {
+		n = number(body.Bytes(), `"user":{"id":"usr_`)
+	}
 	*buf = body.Bytes()
 	buffers.Put(buf)
 	app, how, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
@@ -112,7 +115,8 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// number reads the digits behind a key; the bodies are the generator's own.
+// number reads the digits behind a key; the bodies are the generator's own, or
+// those of a service that is known.
 func number(body []byte, key string) int64 {
 	i := bytes.Index(body, []byte(key))
 	if i < 0 {

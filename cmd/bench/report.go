@@ -66,7 +66,7 @@ func quantile(sorted []float64, q float64) float64 {
 }
 
 func (r *result) line() string {
-	return fmt.Sprintf("%-8s %6.0f/s  %.3f of the ceiling  p50 %.1f p99 %.1f max %.0f ms  CPU %.0f + %.0f + %.0f µs  %.0f MiB  lost %d, twice %d  %s",
+	return fmt.Sprintf("%-15s %6.0f/s  %.3f of the ceiling  p50 %.1f p99 %.1f max %.0f ms  CPU %.0f + %.0f + %.0f µs  %.0f MiB  lost %d, twice %d  %s",
 		r.Scenario, r.Rate, r.Ratio, r.P50, r.P99, r.Max, r.CPUService, r.CPUDatabase, r.CPURedis, r.PeakRSS, r.Lost, r.Duplicates, r.Note)
 }
 

@@ -35,6 +35,11 @@ func scenarios() []scenario {
 		{name: "backlog", what: "a million deliveries that waited, released; a tenth of them measured", run: backlog},
 		{name: "history", what: "the flood, on a database that holds a million delivered events", run: longHistory},
 		{name: "retention", what: "the flood, while old events are deleted", run: retention},
+		{name: "removal-rest", what: "members removed by REST, one a request; a million memberships", run: func(ctx context.Context, m *measurement) error { return removal(ctx, m, byREST) }},
+		{name: "removal-grpc", what: "the same by gRPC", run: func(ctx context.Context, m *measurement) error { return removal(ctx, m, byGRPC) }},
+		{name: "removal-scim", what: "the same by SCIM: PATCH of active, in hundreds of directories", run: func(ctx context.Context, m *measurement) error { return removal(ctx, m, bySCIM) }},
+		{name: "removal-webhook", what: "the same told by signed webhooks of one source", run: func(ctx context.Context, m *measurement) error { return removal(ctx, m, byWebhook) }},
+		{name: "members", what: "pages of 100 members by REST, four readers; a million memberships", run: members},
 		{name: "soak", what: "an even rate for a long time", long: true, run: soak},
 	}
 }
@@ -100,6 +105,7 @@ type measurement struct {
 
 	begin     time.Time
 	cpuBefore usage
+	left      map[int]int64 // who left, by the number of their id, and when that was asked for; nil: events say it
 }
 
 // usage is CPU time by whose it is.
@@ -214,17 +220,32 @@ func (m *measurement) finish(ctx context.Context, want int) error {
 		r.Rate = float64(a.Unique) / r.Seconds
 	}
 	r.Ratio = r.Rate / r.Ceiling
-	if n := float64(max(a.Unique, 1)); n > 0 {
-		per := func(after, before time.Duration) float64 { return float64((after - before).Microseconds()) / n }
-		r.CPUService = per(after.service, m.cpuBefore.service)
-		r.CPUDatabase = per(after.database, m.cpuBefore.database)
-		r.CPURedis = per(after.redis, m.cpuBefore.redis)
-		r.CPUReceiver = per(after.receiver, m.cpuBefore.receiver)
+	m.spent(after, a.Unique)
+	if m.left != nil {
+		for i, s := range a.Samples {
+			at, ok := m.left[s.Event]
+			if !ok {
+				return fmt.Errorf("somebody was said to have left who did not: %d", s.Event)
+			}
+			a.Samples[i].Latency = float32(float64(s.At*1000-at) / 1e6)
+		}
 	}
 	r.samples = a.Samples
 	r.begin = m.begin
 	r.percentiles("")
 	return nil
+}
+
+// spent notes the CPU time of each of n.
+func (m *measurement) spent(after usage, n int) {
+	per := func(after, before time.Duration) float64 {
+		return float64((after - before).Microseconds()) / float64(max(n, 1))
+	}
+	r := m.result
+	r.CPUService = per(after.service, m.cpuBefore.service)
+	r.CPUDatabase = per(after.database, m.cpuBefore.database)
+	r.CPURedis = per(after.redis, m.cpuBefore.redis)
+	r.CPUReceiver = per(after.receiver, m.cpuBefore.receiver)
 }
 
 func (m *measurement) arrivals(ctx context.Context, samples bool) (arrivals, error) {
@@ -270,8 +291,16 @@ func (m *measurement) pour(ctx context.Context) error {
 
 // warmUp opens connections and fills caches; it is not counted.
 func (m *measurement) warmUp(ctx context.Context) error {
-	const n, first = 500, 90000000
-	if _, err := m.generate(ctx, load{URL: m.events(), Count: n, First: first, Workers: 32}); err != nil {
+	return m.warmUpBy(ctx, load{URL: m.events(), Count: 500, First: 90000000, Workers: 32})
+}
+
+// warmUpBy does so by requests of another kind.
+func (m *measurement) warmUpBy(ctx context.Context, l load) error {
+	s, err := m.generate(ctx, l)
+	if err == nil && s.First != "" {
+		err = fmt.Errorf("warm up: %s", s.First)
+	}
+	if err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -279,7 +308,7 @@ func (m *measurement) warmUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if a.Unique >= n {
+		if a.Unique >= l.Count {
 			break
 		}
 	}

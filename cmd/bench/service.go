@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -110,21 +111,13 @@ func (c *child) stop() {
 
 // generate runs a load and returns what came of it.
 func (b *bench) generate(ctx context.Context, l load) (sent, error) {
-	args := []string{
-		"generator", "-url", l.URL, "-key", apiKey, "-count", strconv.Itoa(l.Count), "-first", strconv.Itoa(max(l.First, 1)),
-		"-workers", strconv.Itoa(max(l.Workers, 1)), "-batch", strconv.Itoa(l.Batch), "-rate", strconv.FormatFloat(l.Rate, 'f', -1, 64),
+	l.Key, l.Until = apiKey, cmp.Or(l.Until, 5*time.Minute)
+	in, err := json.Marshal(l)
+	if err != nil {
+		return sent{}, err
 	}
-	if l.Until > 0 {
-		args = append(args, "-until", l.Until.String())
-	}
-	if l.Sign {
-		args = append(args, "-sign")
-	}
-	if l.Retry {
-		args = append(args, "-retry")
-	}
-	cmd := exec.CommandContext(ctx, b.self, args...)
-	cmd.Stderr = os.Stderr
+	cmd := exec.CommandContext(ctx, b.self, "generator")
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(in), os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return sent{}, fmt.Errorf("generate load: %w", err)
@@ -192,7 +185,10 @@ func (b *bench) dropTables(ctx context.Context) error {
 }
 
 func (s *service) start(ctx context.Context) error {
-	args := []string{"serve", "--addr", s.addr, "--data-dir", s.dir, "--allow-network", "127.0.0.0/8", "--log-level", "warn"}
+	args := []string{
+		"serve", "--addr", s.addr, "--data-dir", s.dir, "--allow-network", "127.0.0.0/8", "--log-level", "warn",
+		"--client-rate", "1000000", // one client stands for many
+	}
 	if s.b.Store == "postgres" {
 		args = append(args, "--database-url", s.b.DatabaseURL, "--redis-url", s.b.RedisURL)
 	}
@@ -268,9 +264,13 @@ func (s *service) call(ctx context.Context, method, path string, body any) (int,
 	return resp.StatusCode, answer, err
 }
 
-// subscribe creates an endpoint and returns its id.
-func (s *service) subscribe(ctx context.Context, url string) (string, error) {
-	status, answer, err := s.call(ctx, http.MethodPost, "/v1/endpoints", map[string]any{"name": "app", "url": url, "event_types": []string{"*"}})
+// subscribe creates an endpoint for all events, or those of some types, and
+// returns its id.
+func (s *service) subscribe(ctx context.Context, url string, types ...string) (string, error) {
+	if len(types) == 0 {
+		types = []string{"*"}
+	}
+	status, answer, err := s.call(ctx, http.MethodPost, "/v1/endpoints", map[string]any{"name": "app", "url": url, "event_types": types})
 	if err != nil || status != http.StatusCreated {
 		return "", fmt.Errorf("create endpoint: %d %s %w", status, answer, err)
 	}
