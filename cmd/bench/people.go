@@ -127,28 +127,21 @@ FROM ` + numbers + `) `
 
 // enroll puts the members of organizations that have a directory into it, as
 // rows that the service writes when the directory creates them.
-func (m *measurement) enroll(ctx context.Context) error {
-	db, err := m.service.database()
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	_, err = db.ExecContext(ctx, `INSERT INTO directory_users (directory_id, organization_id, id, user_id, user_name, user_name_key, external_id, email, email_key,
+func enroll(ctx context.Context, db *sql.DB, postgres bool) error {
+	_, err := db.ExecContext(ctx, `INSERT INTO directory_users (directory_id, organization_id, id, user_id, user_name, user_name_key, external_id, email, email_key,
   active, manager_id, attributes, created_at, updated_at)
 SELECT d.id, d.organization_id, 'diruser_' || substr(u.id, 5), u.id, u.email, u.email_key, '00u' || substr(u.id, 5), u.email, u.email_key, 1, '',
-  '{"name":{"familyName":"Person","givenName":"Person"},"displayName":"Person","emails":[{"value":"' || u.email || '","type":"work","primary":true}]}',
+  '{"name":{"familyName":"Rivers","givenName":"Dana"},"displayName":"Dana Rivers","emails":[{"value":"' || u.email || '","type":"work","primary":true}]}',
   u.created_at, u.updated_at
-FROM scim_directories d
-  CROSS JOIN memberships m
-  CROSS JOIN users u
+FROM scim_directories d CROSS JOIN memberships m CROSS JOIN users u
 WHERE m.environment_id = d.environment_id AND m.organization_id = d.organization_id AND m.status > 0 AND u.environment_id = m.environment_id AND u.id = m.user_id`)
+	if err == nil && postgres {
+		_, err = db.ExecContext(ctx, `ANALYZE directory_users`)
+	}
 	if err != nil {
 		return fmt.Errorf("write people of directories: %w", err)
 	}
-	if m.Store == "postgres" {
-		_, err = db.ExecContext(ctx, `ANALYZE directory_users`)
-	}
-	return err
+	return nil
 }
 
 // remaining counts the memberships that are active.

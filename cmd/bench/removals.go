@@ -160,5 +160,10 @@ func (m *measurement) directories(ctx context.Context, n int) ([]door, error) {
 		}
 		doors[i] = door{d.Path, d.Token}
 	}
-	return doors, m.enroll(ctx)
+	db, err := m.service.database()
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return doors, enroll(ctx, db, m.Store == "postgres")
 }
