@@ -141,7 +141,7 @@ func (l load) request(ctx context.Context, i int) (*http.Request, error) {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	if l.Way == byWebhook {
-		key, err := signing.ParseKey(l.Secret)
+		key, err := signing.ParseKey(l.SignWith)
 		if err != nil {
 			return nil, err
 		}

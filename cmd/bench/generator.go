@@ -33,11 +33,11 @@ type load struct {
 	Until   time.Duration // give up after
 
 	// Of requests about people instead of events:
-	Way    string // which; "": events
-	People people
-	Token  string // of an API client
-	Doors  []door // of directories, by organization
-	Secret string // of the source
+	Way      string // which; "": events
+	People   people
+	Token    string // of an API client
+	Doors    []door // of directories, by organization
+	SignWith string // secret of the source
 }
 
 // sent is what the generator tells.

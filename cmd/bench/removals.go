@@ -30,7 +30,7 @@ func removal(ctx context.Context, m *measurement, way string) error {
 	l := load{Way: way, URL: "http://" + m.service.addr, People: p, Workers: connections}
 	switch way {
 	case byWebhook:
-		l.Secret, err = m.service.source(ctx)
+		l.SignWith, err = m.service.source(ctx)
 	case bySCIM:
 		l.People.Directories = min((first+m.Events+homeEach-1)/homeEach, p.Organizations)
 		l.Doors, err = m.directories(ctx, l.People.Directories)

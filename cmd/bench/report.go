@@ -222,8 +222,12 @@ var columns = []string{
 
 func (r result) cells() []string {
 	f := func(format string, v float64) string { return fmt.Sprintf(format, v) }
+	ratio := f("%.3f", r.Ratio)
+	if r.Delivered == 0 {
+		ratio = "–"
+	}
 	return []string{
-		r.Scenario, f("%.0f", r.Rate), f("%.3f", r.Ratio), f("%.1f", r.P50), f("%.1f", r.P99), f("%.0f", r.Max),
+		r.Scenario, f("%.0f", r.Rate), ratio, f("%.1f", r.P50), f("%.1f", r.P99), f("%.0f", r.Max),
 		fmt.Sprint(r.Lost), fmt.Sprint(r.Duplicates), f("%.0f", r.CPUService), f("%.0f", r.CPUDatabase), f("%.0f", r.CPURedis), f("%.0f", r.CPUReceiver),
 		f("%.0f", r.PeakRSS),
 	}
