@@ -230,6 +230,13 @@ func TestContentOnDirectory(t *testing.T) {
 					do("DELETE", path+url.PathEscape(text), "")
 				}
 			}
+			for _, id := range []string{"%00", "a%00b", "%FF", "%C3%A9", "%0A"} {
+				for _, path := range []string{"/Users/", "/Groups/"} {
+					for _, method := range []string{"GET", "PUT", "PATCH", "DELETE"} {
+						do(method, path+id, `{"userName":"x","displayName":"x","Operations":[{"op":"replace","value":{}}]}`).is(t, 404)
+					}
+				}
+			}
 			for _, query := range []string{"?startIndex=2147483647&count=2147483647", "?count=0", "?startIndex=-9223372036854775808"} {
 				do("GET", "/Users"+query, "").is(t, 200)
 				do("GET", "/Groups"+query, "").is(t, 200)

@@ -101,7 +101,7 @@ func TestPatchUser(t *testing.T) {
 		"complex removed":  {`{"op":"remove","path":"name"}`, attrs(instead(`"name":{"givenName":"Dana","familyName":"Reed"},`, ""))},
 
 		"enterprise urn":    {`{"op":"replace","path":"` + enterpriseSchema + `:department","value":"IT"}`, attrs(instead("Sales", "IT"))},
-		"enterprise object": {`{"op":"add","value":{"` + enterpriseSchema + `":{"Department":"IT","shoe":1}}}`, attrs(instead("Sales", "IT"))},
+		"enterprise object": {`{"op":"add","value":{"` + enterpriseSchema + `":{"Department":"IT","shoe":1,"urn:example:2.0:User:division":"no"}}}`, attrs(instead("Sales", "IT"))},
 		"enterprise removed": {`{"op":"remove","path":"` + enterpriseSchema + `"}`, func(u *store.SCIMUser) {
 			u.ManagerID = ""
 			attrs(instead(`,"`+enterpriseSchema+`":{"department":"Sales"}`, ""))(u)
