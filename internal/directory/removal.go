@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"net/mail"
 	"strings"
 	"time"
 
@@ -173,7 +174,7 @@ func successor(c *store.Change, u *User, organizationID, named string) (*events.
 		if s == nil {
 			return nil, ErrSuccessor
 		}
-		return &events.Successor{UserID: s.ID, Email: s.Email, Source: "request"}, nil
+		return heir(s, "request"), nil
 	}
 	for _, scim := range c.SCIMUsers(u) {
 		if scim.ManagerID == "" {
@@ -187,10 +188,19 @@ func successor(c *store.Change, u *User, organizationID, named string) (*events.
 			continue
 		}
 		if s := member(c, c.User(u.EnvironmentID, store.UserRef{ID: manager.UserID}), u, organizationID); s != nil {
-			return &events.Successor{UserID: s.ID, Email: s.Email, Source: "manager"}, nil
+			return heir(s, "manager"), nil
 		}
 	}
 	return nil, nil
+}
+
+// heir is a user as events name one.
+func heir(u *User, source string) *events.Successor {
+	s := &events.Successor{UserID: u.ID, Source: source}
+	if address, err := mail.ParseAddress(u.Email); err == nil && address.Address == u.Email {
+		s.Email = u.Email
+	}
+	return s
 }
 
 // member returns s if it is another active member.

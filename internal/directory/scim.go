@@ -3,7 +3,7 @@ package directory
 import (
 	"context"
 	"encoding/json"
-	"strings"
+	"slices"
 
 	"github.com/handover-dev/handover/events"
 	"github.com/handover-dev/handover/internal/store"
@@ -14,7 +14,7 @@ import (
 func (d *Directory) CreateSCIMUser(ctx context.Context, dir SCIMDirectory, n SCIMUser) (SCIMUser, error) {
 	n.DirectoryID, n.OrganizationID, n.ID = dir.ID, dir.OrganizationID, newID("diruser_")
 	need := store.Need{
-		EnvironmentID: dir.EnvironmentID, Users: []store.UserRef{{Email: addressOf(n)}}, Organizations: []store.OrganizationRef{{ID: dir.OrganizationID}},
+		EnvironmentID: dir.EnvironmentID, Users: []store.UserRef{{Email: n.Email}}, Organizations: []store.OrganizationRef{{ID: dir.OrganizationID}},
 		SCIMUsers: []store.SCIMRef{{DirectoryID: dir.ID, UserName: n.UserName}},
 	}
 	var made SCIMUser
@@ -43,21 +43,12 @@ func (d *Directory) CreateSCIMUser(ctx context.Context, dir SCIMDirectory, n SCI
 	return made, err
 }
 
-// addressOf is the email of a directory user.
-func addressOf(u SCIMUser) string {
-	if u.Email == "" && strings.Contains(u.UserName, "@") {
-		return u.UserName
-	}
-	return u.Email
-}
-
 // account finds the account of a directory user by email, or makes one.
 func account(c *store.Change, dir SCIMDirectory, n *SCIMUser) *User {
-	email := addressOf(*n)
-	if u := c.User(dir.EnvironmentID, store.UserRef{Email: email}); u != nil && u.DeletedAt.IsZero() {
+	if u := c.User(dir.EnvironmentID, store.UserRef{Email: n.Email}); u != nil && u.DeletedAt.IsZero() {
 		return u
 	}
-	u := &User{EnvironmentID: dir.EnvironmentID, ID: newID("usr_"), Email: email, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
+	u := &User{EnvironmentID: dir.EnvironmentID, ID: newID("usr_"), Email: n.Email, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
 	u.Profile.ID = "usp_" + u.ID[len("usr_"):]
 	nameOf(n.Attributes, &u.Profile)
 	return u
@@ -149,10 +140,21 @@ func (d *Directory) leaveSCIM(c *store.Change, u *User, m *Membership, o departu
 	return err
 }
 
-// DeleteSCIMUser removes a user of a directory, and from its organization.
+// maxGroups is of how many groups a user is taken out who is deleted.
+const maxGroups = 1000
+
+// DeleteSCIMUser removes a user of a directory, from its groups, and from its
+// organization.
 func (d *Directory) DeleteSCIMUser(ctx context.Context, dir SCIMDirectory, id string) error {
 	ref := store.SCIMRef{DirectoryID: dir.ID, ID: id}
 	need := store.Need{EnvironmentID: dir.EnvironmentID, Organizations: []store.OrganizationRef{{ID: dir.OrganizationID}}, SCIMUsers: []store.SCIMRef{ref}}
+	groups, _, err := d.SCIMGroups(ctx, dir, SCIMGroupFilter{Member: &id}, 1, maxGroups)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		need.SCIMGroups = append(need.SCIMGroups, store.SCIMRef{DirectoryID: dir.ID, ID: g.ID})
+	}
 	return d.do(ctx, &command{need: need, events: 2, decide: func(c *store.Change) error {
 		s := c.SCIMUser(ref)
 		if s == nil {
@@ -160,9 +162,15 @@ func (d *Directory) DeleteSCIMUser(ctx context.Context, dir SCIMDirectory, id st
 		}
 		if u := c.User(dir.EnvironmentID, store.UserRef{ID: s.UserID}); u != nil && u.DeletedAt.IsZero() {
 			if m := c.Membership(u, dir.OrganizationID); m != nil && m.Status != store.MembershipRemoved {
-				if err := d.leaveSCIM(c, u, m, departure{reason: ReasonSCIM, at: c.Now, account: "last_membership_removed"}); err != nil {
+				if err := d.leaveSCIM(c, u, m, departure{reason: ReasonSCIM, at: c.Now, keep: true, account: "last_membership_removed"}); err != nil {
 					return err
 				}
+			}
+		}
+		for _, ref := range need.SCIMGroups {
+			if g := c.SCIMGroup(ref); g != nil {
+				g.Members = slices.DeleteFunc(g.Members, func(member string) bool { return member == id })
+				c.PutSCIMGroup(g)
 			}
 		}
 		c.DropSCIMUser(s)

@@ -51,45 +51,42 @@ type Change struct {
 	goneGroups    []SCIMRef
 
 	byEmail       map[string][]*User // by environment and email
+	byExternalID  map[string][]*User
 	membershipsOf map[string][]*Membership
 	sessionsOf    map[string][]*Session
+	scimUsersOf   map[string][]*SCIMUser // by user, whose they may be no more
 
 	events     []announcement
 	superseded []int64 // numbers of removals
 }
 
-// indexUser makes a user found by email; it is called before the row is kept.
+// indexUser makes a user found by more than the id; it is called before the row
+// is kept.
 func (c *Change) indexUser(u *User) {
-	if c.users.get(keyOf(u.EnvironmentID, u.ID)) != nil || u.Email == "" {
-		return
+	if u.Email != "" {
+		index(&c.byEmail, keyOf(u.EnvironmentID, emailKey(u.Email)), u)
 	}
-	if c.byEmail == nil {
-		c.byEmail = make(map[string][]*User)
+	if u.ExternalID != "" {
+		index(&c.byExternalID, keyOf(u.EnvironmentID, u.ExternalID), u)
 	}
-	key := keyOf(u.EnvironmentID, emailKey(u.Email))
-	c.byEmail[key] = append(c.byEmail[key], u)
+}
+
+// index adds a row to those under a key, once.
+func index[T any](m *map[string][]*T, key string, row *T) {
+	if *m == nil {
+		*m = make(map[string][]*T)
+	}
+	if !slices.Contains((*m)[key], row) {
+		(*m)[key] = append((*m)[key], row)
+	}
 }
 
 func (c *Change) indexMembership(m *Membership) {
-	if c.memberships.get(keyOf(m.EnvironmentID, m.UserID, m.OrganizationID)) != nil {
-		return
-	}
-	if c.membershipsOf == nil {
-		c.membershipsOf = make(map[string][]*Membership)
-	}
-	of := keyOf(m.EnvironmentID, m.UserID)
-	c.membershipsOf[of] = append(c.membershipsOf[of], m)
+	index(&c.membershipsOf, keyOf(m.EnvironmentID, m.UserID), m)
 }
 
 func (c *Change) indexSession(s *Session) {
-	if c.sessions.get(keyOf(s.EnvironmentID, s.ID)) != nil {
-		return
-	}
-	if c.sessionsOf == nil {
-		c.sessionsOf = make(map[string][]*Session)
-	}
-	of := keyOf(s.EnvironmentID, s.UserID)
-	c.sessionsOf[of] = append(c.sessionsOf[of], s)
+	index(&c.sessionsOf, keyOf(s.EnvironmentID, s.UserID), s)
 }
 
 func (c *Change) addUser(u *User) {
@@ -171,6 +168,9 @@ func (c *Change) Organization(env string, ref OrganizationRef) *Organization {
 	if ref.ID != "" {
 		return c.organizations.get(keyOf(env, ref.ID))
 	}
+	if ref == (OrganizationRef{}) {
+		return nil
+	}
 	for _, o := range c.organizations.byKey {
 		if o.EnvironmentID == env && o.State == OrganizationActive &&
 			(ref.ExternalID != "" && o.ExternalID == ref.ExternalID || ref.Slug != "" && o.Slug == ref.Slug) {
@@ -187,8 +187,8 @@ func (c *Change) User(env string, ref UserRef) *User {
 	case ref.ID != "":
 		return c.users.get(keyOf(env, ref.ID))
 	case ref.ExternalID != "":
-		for _, u := range c.users.byKey {
-			if u.EnvironmentID == env && u.ExternalID == ref.ExternalID && u.DeletedAt.IsZero() {
+		for _, u := range c.byExternalID[keyOf(env, ref.ExternalID)] {
+			if u.ExternalID == ref.ExternalID && u.DeletedAt.IsZero() {
 				return u
 			}
 		}
@@ -238,6 +238,9 @@ func (c *Change) SCIMUser(ref SCIMRef) *SCIMUser {
 	if ref.ID != "" {
 		return c.scimUsers.get(keyOf(ref.DirectoryID, ref.ID))
 	}
+	if ref.UserName == "" && ref.ExternalID == "" {
+		return nil
+	}
 	for _, u := range c.scimUsers.byKey {
 		if u.DirectoryID == ref.DirectoryID && (ref.UserName != "" && strings.EqualFold(u.UserName, ref.UserName) ||
 			ref.UserName == "" && ref.ExternalID != "" && u.ExternalID == ref.ExternalID) {
@@ -250,8 +253,8 @@ func (c *Change) SCIMUser(ref SCIMRef) *SCIMUser {
 // SCIMUsers returns all directory users of a user.
 func (c *Change) SCIMUsers(u *User) []*SCIMUser {
 	var all []*SCIMUser
-	for _, s := range c.scimUsers.byKey {
-		if s.UserID == u.ID {
+	for _, s := range c.scimUsersOf[u.ID] {
+		if s.UserID == u.ID && c.scimUsers.get(keyOf(s.DirectoryID, s.ID)) == s {
 			all = append(all, s)
 		}
 	}
@@ -288,7 +291,10 @@ func (c *Change) PutSession(s *Session) {
 }
 
 // PutSCIMUser writes a directory user.
-func (c *Change) PutSCIMUser(u *SCIMUser) { c.scimUsers.put(keyOf(u.DirectoryID, u.ID), u) }
+func (c *Change) PutSCIMUser(u *SCIMUser) {
+	index(&c.scimUsersOf, u.UserID, u)
+	c.scimUsers.put(keyOf(u.DirectoryID, u.ID), u)
+}
 
 // PutSCIMGroup writes a directory's group.
 func (c *Change) PutSCIMGroup(g *SCIMGroup) { c.scimGroups.put(keyOf(g.DirectoryID, g.ID), g) }
@@ -327,425 +333,337 @@ func (c *Change) Announced() int { return len(c.events) }
 // nothing happens (the error is ErrContradicted). Sets Repeated of those that came
 // before.
 func (s *Store) ChangePeople(ctx context.Context, h *outbox.Handoff, inbound []*Acceptance, need []Need, decide func(*Change) error) error {
-	return s.Tx(ctx, func(tx *sql.Tx) error {
+	return s.askingTx(ctx, func(a *asking) error {
 		ctx := s.unwatched(ctx)
 		h.Reset()
-		for _, a := range inbound {
-			a.Err = nil
+		for _, in := range inbound {
+			in.Err = nil
 		}
-		if err := s.rememberWebhooks(ctx, tx, inbound); err != nil {
+		if err := s.rememberWebhooks(ctx, a.tx, inbound); err != nil {
 			return err
 		}
 		c := &Change{Now: s.now()}
-		if err := s.readNeeded(ctx, tx, c, need); err != nil {
+		known := askKnownEvents(inbound)
+		if err := c.read(ctx, a, need, known); err != nil {
 			return err
 		}
-		if err := s.knownEvents(ctx, tx, inbound); err != nil {
+		if err := known.mark(inbound); err != nil {
 			return err
 		}
 		if err := decide(c); err != nil {
 			return err
 		}
-		return s.writeChange(ctx, tx, h, c)
+		return s.writeChange(ctx, a, h, c)
 	})
 }
 
 // ErrContradicted says that webhooks got their Err and nothing was changed.
 var ErrContradicted = errContradicted
 
-// knownEvents marks the webhooks whose event came before under another
-// webhook-id.
-func (s *Store) knownEvents(ctx context.Context, tx *sql.Tx, inbound []*Acceptance) error {
-	var ids []string
+// knownEvents are webhooks whose events are those of others.
+type knownEvents struct {
+	ids   []string
+	found map[eventName][]knownEvent
+}
+
+type eventName struct{ id, environment string }
+
+type knownEvent struct {
+	eventName
+	source, webhook string
+	hash            []byte
+}
+
+// askKnownEvents looks for the events of webhooks that were not there before.
+func askKnownEvents(inbound []*Acceptance) *knownEvents {
+	k := &knownEvents{found: make(map[eventName][]knownEvent)}
 	for _, a := range inbound {
 		if !a.Repeated {
-			ids = append(ids, a.Events[0].ID)
+			k.ids = append(k.ids, a.Events[0].ID)
 		}
 	}
-	if len(ids) == 0 {
-		return nil
+	return k
+}
+
+func (k *knownEvents) ask(a *asking) {
+	if len(k.ids) == 0 {
+		return
 	}
-	type known struct {
-		id, environment, source, webhook string
-		hash                             []byte
+	ask(a, "known events", `SELECT event_id, environment_id, source_id, webhook_id, body_hash FROM inbox WHERE event_id `+a.s.in("$1", "text"),
+		func(e *knownEvent, scan func(...any) error) error {
+			return scan(&e.id, &e.environment, &e.source, &e.webhook, &e.hash)
+		}, func(e *knownEvent) { k.found[e.eventName] = append(k.found[e.eventName], *e) }, list(a.s.dialect, k.ids))
+}
+
+// mark marks the webhooks whose event came before under another webhook-id.
+func (k *knownEvents) mark(inbound []*Acceptance) error {
+	type name struct{ source, webhook string }
+	together := make(map[name]bool)
+	for _, a := range inbound {
+		if !a.Repeated {
+			together[name{a.SourceID, a.WebhookID}] = true
+		}
 	}
-	rows, err := query(ctx, tx, "known events", func(k *known, scan func(...any) error) error {
-		return scan(&k.id, &k.environment, &k.source, &k.webhook, &k.hash)
-	}, `SELECT event_id, environment_id, source_id, webhook_id, body_hash FROM inbox WHERE event_id `+s.in("$1", "text"), list(s.dialect, ids))
-	if err != nil {
-		return err
-	}
-	type key struct{ id, environment string }
-	others := make(map[key][]known)
-	for _, k := range rows {
-		others[key{k.id, k.environment}] = append(others[key{k.id, k.environment}], k)
-	}
-	first := make(map[key]*Acceptance)
+	first := make(map[eventName]*Acceptance)
 	var contradicted error
 	for _, a := range inbound {
 		if a.Repeated {
 			continue
 		}
-		k := key{a.Events[0].ID, a.Events[0].EnvironmentID}
-		if f := first[k]; f != nil {
+		n := eventName{a.Events[0].ID, a.Events[0].EnvironmentID}
+		if f := first[n]; f != nil {
 			if f.BodyHash != a.BodyHash {
 				a.Err, contradicted = ErrEventConflict, errContradicted
 			}
-			a.Repeated, a.IDs = true, []string{k.id}
+			a.Repeated, a.IDs = true, []string{n.id}
 			continue
 		}
-		first[k] = a
-		for _, o := range others[k] {
-			if o.source == a.SourceID && o.webhook == a.WebhookID {
-				continue
+		first[n] = a
+		for _, e := range k.found[n] {
+			if together[name{e.source, e.webhook}] {
+				continue // this one, or one of the same batch
 			}
-			if slices.ContainsFunc(inbound, func(b *Acceptance) bool { return b.SourceID == o.source && b.WebhookID == o.webhook && !b.Repeated }) {
-				continue // of this batch
-			}
-			if string(o.hash) != string(a.BodyHash[:]) {
+			if string(e.hash) != string(a.BodyHash[:]) {
 				a.Err, contradicted = ErrEventConflict, errContradicted
 			}
-			a.Repeated, a.IDs = true, []string{k.id}
+			a.Repeated, a.IDs = true, []string{n.id}
 		}
 	}
 	return contradicted
 }
 
-// readNeeded reads rows of all environments that are needed. Locks are taken in
-// one order: users, organizations, directory users.
-func (s *Store) readNeeded(ctx context.Context, tx *sql.Tx, c *Change, needs []Need) error {
-	byEnv := make(map[string]*Need)
+// read reads the rows that are needed. Locks are taken in one order: users,
+// organizations, directory users. known is asked when the users are locked.
+func (c *Change) read(ctx context.Context, a *asking, needs []Need, known *knownEvents) error {
+	byEnv := make(map[string]*reading)
 	for i := range needs {
 		n := &needs[i]
-		all := byEnv[n.EnvironmentID]
-		if all == nil {
-			byEnv[n.EnvironmentID] = &Need{
-				EnvironmentID: n.EnvironmentID, Users: slices.Clone(n.Users), Others: slices.Clone(n.Others), Organizations: slices.Clone(n.Organizations),
-				Sessions: slices.Clone(n.Sessions), SCIMUsers: slices.Clone(n.SCIMUsers), SCIMGroups: slices.Clone(n.SCIMGroups),
-			}
-			continue
+		r := byEnv[n.EnvironmentID]
+		if r == nil {
+			r = newReading(a, c, n.EnvironmentID)
+			byEnv[n.EnvironmentID] = r
 		}
-		all.Users, all.Others = append(all.Users, n.Users...), append(all.Others, n.Others...)
-		all.Organizations = append(all.Organizations, n.Organizations...)
-		all.Sessions = append(all.Sessions, n.Sessions...)
-		all.SCIMUsers, all.SCIMGroups = append(all.SCIMUsers, n.SCIMUsers...), append(all.SCIMGroups, n.SCIMGroups...)
+		r.need(n)
 	}
+	all := make([]*reading, 0, len(byEnv))
 	for _, env := range slices.Sorted(maps.Keys(byEnv)) {
-		r := reading{s: s, ctx: ctx, tx: tx, c: c, env: env}
-		if err := r.read(byEnv[env]); err != nil {
+		all = append(all, byEnv[env])
+	}
+	for _, step := range []func(*reading){(*reading).resolve, (*reading).rows} {
+		for _, r := range all {
+			step(r)
+		}
+		if err := a.send(ctx); err != nil {
+			return err
+		}
+	}
+	known.ask(a)
+	for _, step := range []func(*reading){(*reading).resolveOthers, (*reading).others} {
+		for _, r := range all {
+			step(r)
+		}
+		if err := a.send(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// reading reads rows of one environment into a Change.
-type reading struct {
-	s   *Store
-	ctx context.Context //nolint:containedctx // of one transaction
-	tx  *sql.Tx
-	c   *Change
-	env string
-}
-
-func (r *reading) read(n *Need) error {
-	users, others := make(set), make(set)
-	if err := r.sessionUsers(n.Sessions, users); err != nil {
-		return err
-	}
-	if err := r.scimRows(n.SCIMUsers, users, ""); err != nil {
-		return err
-	}
-	if err := r.resolve(n.Users, users); err != nil {
-		return err
-	}
-	if err := r.people(users, r.s.forUpdate("UPDATE")); err != nil {
-		return err
-	}
-	if err := r.organizations(n.Organizations); err != nil {
-		return err
-	}
-	lock := r.s.forUpdate("UPDATE")
-	if err := r.scimRows(n.SCIMUsers, nil, lock); err != nil {
-		return err
-	}
-	if err := r.scimOf(users, lock); err != nil {
-		return err
-	}
-	if err := r.groups(n.SCIMGroups); err != nil {
-		return err
-	}
-	if err := r.managers(others); err != nil {
-		return err
-	}
-	if err := r.resolve(n.Others, others); err != nil {
-		return err
-	}
-	maps.DeleteFunc(others, func(id string, _ bool) bool { return users[id] })
-	return r.people(others, "")
 }
 
 type set map[string]bool
 
 func (s set) sorted() []string { return slices.Sorted(maps.Keys(s)) }
 
-// some runs a query over a list, unless that is empty.
-func some[T any](r *reading, what string, keys []string, text string, scan func(*T, func(...any) error) error) ([]T, error) {
-	if len(keys) == 0 {
-		return nil, nil
+func (s set) add(key string) {
+	if key != "" {
+		s[key] = true
 	}
-	return query(r.ctx, r.tx, what, scan, text, r.env, list(r.s.dialect, keys))
 }
 
-// keyed is the condition that a row of the environment, or the directory, $1 has
-// one of the keys $2.
-func (r *reading) keyed(of, key string) string {
-	return of + ` = $1 AND ` + key + ` ` + r.s.in("$2", "text")
+// reading reads rows of one environment into a Change. What it finds out in one
+// step it asks for in the next.
+type reading struct {
+	a   *asking
+	c   *Change
+	env string
+
+	users, external, emails                      set // ids, and what they are to be found by
+	otherUsers, otherExternal, otherEmails       set
+	organizationIDs, organizationExternal, slugs set
+	sessions                                     set
+	directories, scimIDs, scimNames, scimOutside set
+	groups                                       []SCIMRef
+}
+
+func newReading(a *asking, c *Change, env string) *reading {
+	r := &reading{a: a, c: c, env: env}
+	for _, s := range []*set{
+		&r.users, &r.external, &r.emails, &r.otherUsers, &r.otherExternal, &r.otherEmails, &r.organizationIDs, &r.organizationExternal, &r.slugs,
+		&r.sessions, &r.directories, &r.scimIDs, &r.scimNames, &r.scimOutside,
+	} {
+		*s = make(set)
+	}
+	return r
+}
+
+func (r *reading) need(n *Need) {
+	for _, ref := range n.Users {
+		r.users.add(ref.ID)
+		r.external.add(ref.ExternalID)
+		r.emails.add(emailKey(ref.Email))
+	}
+	for _, ref := range n.Others {
+		r.otherUsers.add(ref.ID)
+		r.otherExternal.add(ref.ExternalID)
+		r.otherEmails.add(emailKey(ref.Email))
+	}
+	for _, ref := range n.Organizations {
+		r.organizationIDs.add(ref.ID)
+		r.organizationExternal.add(ref.ExternalID)
+		r.slugs.add(ref.Slug)
+	}
+	for _, id := range n.Sessions {
+		r.sessions.add(id)
+	}
+	for _, ref := range n.SCIMUsers {
+		r.directories.add(ref.DirectoryID)
+		r.scimIDs.add(ref.ID)
+		r.scimNames.add(strings.ToLower(ref.UserName))
+		r.scimOutside.add(ref.ExternalID)
+	}
+	r.groups = append(r.groups, n.SCIMGroups...)
+}
+
+// in asks for rows of the environment with one of the keys, unless there is none.
+func in[T any](r *reading, what string, keys set, before, column, after string, scan func(*T, func(...any) error) error, each func(*T)) {
+	if len(keys) == 0 {
+		return
+	}
+	ask(r.a, what, before+` WHERE environment_id = $1 AND `+column+` `+r.a.s.in("$2", "text")+after, scan, each, r.env, list(r.a.s.dialect, keys.sorted()))
 }
 
 func scanID(id *string, scan func(...any) error) error { return scan(id) }
 
-// resolve finds the ids of users.
-func (r *reading) resolve(refs []UserRef, ids set) error {
-	external, emails := make(set), make(set)
-	for _, ref := range refs {
-		switch {
-		case ref.ID != "":
-			ids[ref.ID] = true
-		case ref.ExternalID != "":
-			external[ref.ExternalID] = true
-		case ref.Email != "":
-			emails[emailKey(ref.Email)] = true
-		}
-	}
-	for _, q := range []struct {
-		keys set
-		cond string
-	}{
-		{external, r.keyed("environment_id", "external_id") + ` AND external_id <> '' AND deleted_at = 0`},
-		{emails, r.keyed("environment_id", "email_key") + ` AND email_key <> '' AND deleted_at = 0`},
-		{emails, r.keyed("environment_id", "email_key") + ` AND email_key <> '' AND deleted_at > 0`},
-	} {
-		found, err := some(r, "users", q.keys.sorted(), `SELECT id FROM users WHERE `+q.cond, scanID)
-		if err != nil {
-			return err
-		}
-		for _, id := range found {
-			ids[id] = true
-		}
-	}
-	return nil
+// resolve finds the ids of what is named otherwise.
+func (r *reading) resolve() {
+	r.resolveUsers(r.users, r.external, r.emails)
+	found := func(id *string) { r.organizationIDs.add(*id) }
+	in(r, "organizations", r.organizationExternal, `SELECT id FROM organizations`, `external_id`, ` AND external_id <> '' AND state = 0`, scanID, found)
+	in(r, "organizations", r.slugs, `SELECT id FROM organizations`, `slug`, ` AND slug <> '' AND state = 0`, scanID, found)
+	in(r, "sessions", r.sessions, `SELECT user_id FROM sessions`, `id`, ``, scanID, func(id *string) { r.users.add(*id) })
+	r.scimUsers("user_id", scanID, func(id *string) { r.users.add(*id) })
 }
+
+func (r *reading) resolveUsers(ids, external, emails set) {
+	found := func(id *string) { ids.add(*id) }
+	in(r, "users", external, `SELECT id FROM users`, `external_id`, ` AND external_id <> '' AND deleted_at = 0`, scanID, found)
+	in(r, "users", emails, `SELECT id FROM users`, `email_key`, ` AND email_key <> '' AND deleted_at = 0`, scanID, found)
+	in(r, "users", emails, `SELECT id FROM users`, `email_key`, ` AND email_key <> '' AND deleted_at > 0`, scanID, found)
+}
+
+// rows reads what is to be changed, locked.
+func (r *reading) rows() {
+	r.people(r.users, r.lock("UPDATE"))
+	in(r, "sessions", r.sessions, `SELECT `+sessionColumns+` FROM sessions`, `id`, ``, sessionTable.scan, r.c.addSession)
+	in(r, "organizations", r.organizationIDs, `SELECT `+organizationColumns+` FROM organizations`, `id`, ` ORDER BY id`+r.lock("SHARE"), organizationTable.scan,
+		func(o *Organization) { r.c.organizations.add(keyOf(r.env, o.ID), o) })
+	if len(r.users) > 0 {
+		ask(r.a, "directory users", `SELECT `+scimUserColumns+` FROM directory_users WHERE user_id `+r.a.s.in("$1", "text")+` ORDER BY directory_id, id`+r.lock("UPDATE"),
+			scimUserTable.scan, r.addSCIM, list(r.a.s.dialect, r.users.sorted()))
+	}
+	// Of nobody, or given to another account meanwhile.
+	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, scimUserColumns, r.lock("UPDATE"), scimUserTable.scan, r.addSCIM)
+	for _, ref := range r.groups {
+		ask(r.a, "directory groups", `SELECT `+scimGroupColumns+` FROM directory_groups WHERE directory_id = $1 AND id = $2`+r.lock("UPDATE"),
+			scimGroupTable.scan, func(g *SCIMGroup) { r.c.scimGroups.add(keyOf(g.DirectoryID, g.ID), g) }, ref.DirectoryID, ref.ID)
+	}
+}
+
+func (r *reading) lock(mode string) string { return r.a.s.forUpdate(mode) }
 
 // people reads users and what is theirs.
-func (r *reading) people(ids set, lock string) error {
-	keys := ids.sorted()
-	users, err := some(r, "users", keys, `SELECT `+userTable.list()+` FROM users WHERE `+r.keyed("environment_id", "id")+` ORDER BY id`+lock, userTable.scan)
-	if err != nil {
-		return err
-	}
-	for i := range users {
-		r.c.addUser(&users[i])
-	}
-	memberships, err := some(r, "memberships", keys, `SELECT `+membershipTable.list()+` FROM memberships WHERE `+r.keyed("environment_id", "user_id"), membershipTable.scan)
-	if err != nil {
-		return err
-	}
-	for i := range memberships {
-		r.c.addMembership(&memberships[i])
-	}
-	sessions, err := some(r, "sessions", keys, `SELECT `+sessionTable.list()+` FROM sessions WHERE `+r.keyed("environment_id", "user_id")+` AND status = 'active'`, sessionTable.scan)
-	if err != nil {
-		return err
-	}
-	for i := range sessions {
-		r.c.addSession(&sessions[i])
-	}
-	return nil
+func (r *reading) people(ids set, lock string) {
+	in(r, "users", ids, `SELECT `+userColumns+` FROM users`, `id`, ` ORDER BY id`+lock, userTable.scan, r.c.addUser)
+	in(r, "memberships", ids, `SELECT `+membershipColumns+` FROM memberships`, `user_id`, ``, membershipTable.scan, r.c.addMembership)
+	in(r, "sessions", ids, `SELECT `+sessionColumns+` FROM sessions`, `user_id`, ` AND status = 'active'`, sessionTable.scan, r.c.addSession)
 }
 
-// sessionUsers finds whose sessions they are. What ended stays as it is read here.
-func (r *reading) sessionUsers(ids []string, users set) error {
-	sessions, err := some(r, "sessions", ids, `SELECT `+sessionTable.list()+` FROM sessions WHERE `+r.keyed("environment_id", "id"), sessionTable.scan)
-	for i := range sessions {
-		users[sessions[i].UserID] = true
-		r.c.addSession(&sessions[i])
-	}
-	return err
+func (r *reading) scimUsers(columns string, scan func(*string, func(...any) error) error, each func(*string)) {
+	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, columns, "", scan, each)
 }
 
-func (r *reading) organizations(refs []OrganizationRef) error {
-	ids, external, slugs := make(set), make(set), make(set)
-	for _, ref := range refs {
-		switch {
-		case ref.ID != "":
-			ids[ref.ID] = true
-		case ref.ExternalID != "":
-			external[ref.ExternalID] = true
-		case ref.Slug != "":
-			slugs[ref.Slug] = true
+// scimUsersIn asks for users of directories by any of their names. It may find
+// users of one directory by what was asked of another; they do no harm.
+func scimUsersIn[T any](r *reading, directories, ids, names, outside set, columns, lock string, scan func(*T, func(...any) error) error, each func(*T)) {
+	for _, q := range []struct {
+		keys   set
+		column string
+		more   string
+	}{{ids, "id", ""}, {names, "user_name_key", ` AND user_name_key <> ''`}, {outside, "external_id", ` AND external_id <> ''`}} {
+		if len(q.keys) > 0 {
+			ask(r.a, "directory users", `SELECT `+columns+` FROM directory_users WHERE directory_id `+r.a.s.in("$1", "text")+` AND `+q.column+` `+r.a.s.in("$2", "text")+
+				q.more+` ORDER BY directory_id, id`+lock, scan, each, list(r.a.s.dialect, directories.sorted()), list(r.a.s.dialect, q.keys.sorted()))
 		}
 	}
-	for column, keys := range map[string]set{"external_id": external, "slug": slugs} {
-		found, err := some(r, "organizations", keys.sorted(),
-			`SELECT id FROM organizations WHERE `+r.keyed("environment_id", column)+` AND `+column+` <> '' AND state = 0`, scanID)
-		if err != nil {
-			return err
-		}
-		for _, id := range found {
-			ids[id] = true
-		}
-	}
-	rows, err := some(r, "organizations", ids.sorted(),
-		`SELECT `+organizationTable.list()+` FROM organizations WHERE `+r.keyed("environment_id", "id")+` ORDER BY id`+r.s.forUpdate("SHARE"), organizationTable.scan)
-	for i := range rows {
-		r.c.organizations.add(keyOf(r.env, rows[i].ID), &rows[i])
-	}
-	return err
 }
 
-// scimRows reads directory users, and adds whose they are to users.
-func (r *reading) scimRows(refs []SCIMRef, users set, lock string) error {
-	byDirectory := make(map[string][]SCIMRef)
-	for _, ref := range refs {
-		byDirectory[ref.DirectoryID] = append(byDirectory[ref.DirectoryID], ref)
+func (r *reading) addSCIM(u *SCIMUser) {
+	key := keyOf(u.DirectoryID, u.ID)
+	if r.c.scimUsers.get(key) != nil {
+		return
 	}
-	for _, directory := range slices.Sorted(maps.Keys(byDirectory)) {
-		ids, names, external := make(set), make(set), make(set)
-		for _, ref := range byDirectory[directory] {
-			switch {
-			case ref.ID != "":
-				ids[ref.ID] = true
-			case ref.UserName != "":
-				names[strings.ToLower(ref.UserName)] = true
-			case ref.ExternalID != "":
-				external[ref.ExternalID] = true
-			}
-		}
-		for _, q := range []struct {
-			keys set
-			cond string
-		}{
-			{ids, r.keyed("directory_id", "id")},
-			{names, r.keyed("directory_id", "user_name_key") + ` AND user_name_key <> ''`},
-			{external, r.keyed("directory_id", "external_id") + ` AND external_id <> ''`},
-		} {
-			if len(q.keys) == 0 {
-				continue
-			}
-			rows, err := query(r.ctx, r.tx, "directory users", scimUserTable.scan,
-				`SELECT `+scimUserTable.list()+` FROM directory_users WHERE `+q.cond+` ORDER BY id`+lock, directory, list(r.s.dialect, q.keys.sorted()))
-			if err != nil {
-				return err
-			}
-			for i := range rows {
-				r.addSCIM(&rows[i], users)
-			}
-		}
-	}
-	return nil
+	index(&r.c.scimUsersOf, u.UserID, u)
+	r.c.scimUsers.add(key, u)
 }
 
-func (r *reading) addSCIM(u *SCIMUser, users set) {
-	r.c.scimUsers.add(keyOf(u.DirectoryID, u.ID), u)
-	if users != nil && u.UserID != "" {
-		users[u.UserID] = true
-	}
-}
-
-// scimOf reads the directory users of users.
-func (r *reading) scimOf(users set, lock string) error {
-	if len(users) == 0 {
-		return nil
-	}
-	rows, err := query(r.ctx, r.tx, "directory users", scimUserTable.scan,
-		`SELECT `+scimUserTable.list()+` FROM directory_users WHERE user_id `+r.s.in("$1", "text")+` ORDER BY directory_id, id`+lock, list(r.s.dialect, users.sorted()))
-	for i := range rows {
-		r.addSCIM(&rows[i], nil)
-	}
-	return err
-}
-
-// managers adds the users that are managers of the directory users.
-func (r *reading) managers(users set) error {
-	byDirectory := make(map[string]set)
+// resolveOthers finds who else may play a part: managers, and those who were named.
+func (r *reading) resolveOthers() {
+	r.resolveUsers(r.otherUsers, r.otherExternal, r.otherEmails)
+	directories, managers := make(set), make(set)
 	for _, u := range r.c.scimUsers.byKey {
-		if u.ManagerID == "" {
-			continue
-		}
-		if byDirectory[u.DirectoryID] == nil {
-			byDirectory[u.DirectoryID] = make(set)
-		}
-		byDirectory[u.DirectoryID][u.ManagerID] = true
-	}
-	for _, directory := range slices.Sorted(maps.Keys(byDirectory)) {
-		refs := make([]SCIMRef, 0, 2*len(byDirectory[directory]))
-		for _, id := range byDirectory[directory].sorted() {
-			refs = append(refs, SCIMRef{DirectoryID: directory, ID: id}, SCIMRef{DirectoryID: directory, ExternalID: id})
-		}
-		if err := r.scimRows(refs, users, ""); err != nil {
-			return err
+		if u.ManagerID != "" {
+			directories.add(u.DirectoryID)
+			managers.add(u.ManagerID)
 		}
 	}
-	return nil
+	scimUsersIn(r, directories, managers, nil, managers, scimUserColumns, "", scimUserTable.scan, func(u *SCIMUser) {
+		r.addSCIM(u)
+		r.otherUsers.add(u.UserID)
+	})
 }
 
-func (r *reading) groups(refs []SCIMRef) error {
-	for _, ref := range refs {
-		rows, err := query(r.ctx, r.tx, "directory groups", scimGroupTable.scan,
-			`SELECT `+scimGroupTable.list()+` FROM directory_groups WHERE directory_id = $1 AND id = $2`+r.s.forUpdate("UPDATE"), ref.DirectoryID, ref.ID)
-		if err != nil {
-			return err
-		}
-		for i := range rows {
-			r.c.scimGroups.add(keyOf(rows[i].DirectoryID, rows[i].ID), &rows[i])
-		}
-	}
-	return nil
+// others reads them, without locks.
+func (r *reading) others() {
+	maps.DeleteFunc(r.otherUsers, func(id string, _ bool) bool { return r.users[id] })
+	r.people(r.otherUsers, "")
 }
 
 // writeChange appends the events and writes the rows.
-func (s *Store) writeChange(ctx context.Context, tx *sql.Tx, h *outbox.Handoff, c *Change) error {
-	if err := s.announce(ctx, tx, h, c); err != nil {
+func (s *Store) writeChange(ctx context.Context, a *asking, h *outbox.Handoff, c *Change) error {
+	if err := s.announce(ctx, a.tx, h, c); err != nil {
 		return err
 	}
-	for _, gone := range []struct {
-		table string
-		refs  []SCIMRef
-	}{{"directory_users", c.goneSCIMUsers}, {"directory_groups", c.goneGroups}} {
-		for _, ref := range gone.refs {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM `+gone.table+` WHERE directory_id = $1 AND id = $2`, ref.DirectoryID, ref.ID); err != nil {
-				return fmt.Errorf("delete from %s: %w", gone.table, err)
-			}
-		}
+	for _, ref := range c.goneSCIMUsers {
+		a.ask(statementAsked{what: "delete directory user", text: `DELETE FROM directory_users WHERE directory_id = $1 AND id = $2`, args: []any{ref.DirectoryID, ref.ID}})
 	}
-	if err := write(ctx, s, tx, organizationTable, &c.organizations); err != nil {
-		return err
+	for _, ref := range c.goneGroups {
+		a.ask(statementAsked{what: "delete directory group", text: `DELETE FROM directory_groups WHERE directory_id = $1 AND id = $2`, args: []any{ref.DirectoryID, ref.ID}})
 	}
-	if err := write(ctx, s, tx, userTable, &c.users); err != nil {
-		return err
-	}
-	if err := write(ctx, s, tx, membershipTable, &c.memberships); err != nil {
-		return err
-	}
-	if err := write(ctx, s, tx, sessionTable, &c.sessions); err != nil {
-		return err
-	}
-	if err := write(ctx, s, tx, scimUserTable, &c.scimUsers); err != nil {
-		return err
-	}
-	return write(ctx, s, tx, scimGroupTable, &c.scimGroups)
+	write(a, organizationTable, &c.organizations)
+	write(a, userTable, &c.users)
+	write(a, membershipTable, &c.memberships)
+	write(a, sessionTable, &c.sessions)
+	write(a, scimUserTable, &c.scimUsers)
+	write(a, scimGroupTable, &c.scimGroups)
+	return a.send(ctx)
 }
 
 // write writes what changed of a table, the rows that were there first: a new one
 // may take over what was unique of one that is deleted. A new row that is there
 // meanwhile is a collision.
-func write[T any](ctx context.Context, s *Store, tx *sql.Tx, t table[T], rows *rowSet[T]) error {
+func write[T any](a *asking, t table[T], rows *rowSet[T]) {
 	made, known := rows.changed()
-	if err := put(ctx, s, tx, t, known, true); err != nil {
-		return err
-	}
-	return put(ctx, s, tx, t, made, false)
+	put(a, t, known, true)
+	put(a, t, made, false)
 }
 
 // announce appends the events of a change and supersedes the removals of people
@@ -786,26 +704,18 @@ func (c *Change) Supersede(removalSeq int64) { c.superseded = append(c.supersede
 
 // put inserts rows, or replaces them, in one statement where the database takes
 // arrays.
-func put[T any](ctx context.Context, s *Store, tx *sql.Tx, t table[T], rows []*T, replace bool) error {
+func put[T any](a *asking, t table[T], rows []*T, replace bool) {
 	if len(rows) == 0 {
-		return nil
+		return
 	}
-	text := t.insert(s.postgres(), replace)
-	var err error
-	if s.postgres() {
-		_, err = tx.ExecContext(ctx, text, columnArrays(t, rows)...)
-	} else {
-		exec := preparedTx{s, tx}.Exec
-		for _, row := range rows {
-			if err = exec(ctx, text, t.args(row)...); err != nil {
-				break
-			}
-		}
+	text := t.insert(a.s.postgres(), replace)
+	if a.s.postgres() {
+		a.ask(statementAsked{what: "write " + t.name, text: text, args: columnArrays(t, rows)})
+		return
 	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", t.name, err)
+	for _, row := range rows {
+		a.ask(statementAsked{what: "write " + t.name, text: text, args: t.args(row)})
 	}
-	return nil
 }
 
 // insert is the statement for one row, or for arrays of columns.
