@@ -205,7 +205,7 @@ func (n *news) removed(c *store.Change) (Effect, error) {
 		if effect == EffectKnown {
 			m.Status = store.MembershipRemoved // it may have been INACTIVE
 		}
-		n.remember(c, u, m)
+		c.PutMembership(m)
 		return effect, nil
 	}
 	return EffectRemoved, n.leave(c, u, m, departure{told: &n.event})
@@ -226,10 +226,6 @@ func (n *news) old(m *Membership) (Effect, bool) {
 	return "", false
 }
 
-func (n *news) remember(c *store.Change, u *User, m *Membership) {
-	c.PutUser(u)
-	c.PutMembership(m)
-}
 
 // leave ends a membership because of the news.
 func (n *news) leave(c *store.Change, u *User, m *Membership, o departure) error {
@@ -240,7 +236,6 @@ func (n *news) leave(c *store.Change, u *User, m *Membership, o departure) error
 			return err
 		}
 	}
-	c.PutUser(u)
 	_, err := n.d.leave(c, u, m, o)
 	return err
 }
@@ -250,13 +245,12 @@ func (n *news) created(c *store.Change) (Effect, error) {
 	switch {
 	case m.Status == store.MembershipActive:
 		m.ChangedAt = later(m.ChangedAt, n.at)
-		n.remember(c, u, m)
+		c.PutMembership(m)
 		return n.forward(c)
 	case left(m) && !m.ChangedAt.IsZero() && !n.at.After(m.ChangedAt):
-		n.remember(c, u, m)
+		c.PutMembership(m)
 		return EffectStale, nil
 	}
-	c.PutUser(u)
 	return EffectAdded, n.d.join(c, u, m, n.at, "upstream", &n.event)
 }
 
@@ -270,15 +264,14 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 		}
 	}
 	if status != "INACTIVE" && status != "ACTIVE" {
-		u := n.person(c)
-		c.PutUser(u)
+		n.person(c)
 		n.learnOrganization(c)
 		return n.forward(c)
 	}
 	u, m := n.membership(c)
 	if status == "INACTIVE" {
 		if effect, done := n.old(m); done {
-			n.remember(c, u, m)
+			c.PutMembership(m)
 			if effect == EffectStale {
 				return effect, nil
 			}
@@ -289,10 +282,9 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 		return EffectRemoved, n.leave(c, u, m, departure{keep: true})
 	}
 	if left(m) && !m.ChangedAt.IsZero() && !n.at.After(m.ChangedAt) {
-		n.remember(c, u, m)
+		c.PutMembership(m)
 		return EffectStale, nil
 	}
-	c.PutUser(u)
 	c.Announce(n.event, nil)
 	if m.Status == store.MembershipActive {
 		m.ChangedAt = later(m.ChangedAt, n.at)
@@ -309,11 +301,11 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 }
 
 func (n *news) invited(c *store.Change) (Effect, error) {
-	u, m := n.membership(c)
+	_, m := n.membership(c)
 	if left(m) && n.at.After(m.ChangedAt) {
 		m.Status, m.ProvisioningMethod, m.UpdatedAt = store.MembershipPendingInvite, "invitation", micros(c.Now)
 	}
-	n.remember(c, u, m)
+	c.PutMembership(m)
 	return n.forward(c)
 }
 
@@ -322,7 +314,6 @@ func (n *news) userDeleted(c *store.Change) (Effect, error) {
 	if !u.DeletedAt.IsZero() {
 		return EffectKnown, nil
 	}
-	c.PutUser(u)
 	for _, m := range c.Memberships(u) {
 		if m.Status == store.MembershipRemoved || n.at.Before(m.ChangedAt) && !left(m) {
 			continue
@@ -393,8 +384,8 @@ func (n *news) signedIn(c *store.Change) (Effect, error) {
 		}
 	case n.event.Type == typeLogin && n.at.After(u.LastLoginAt):
 		u.LastLoginAt = micros(n.at)
+		c.PutUser(u)
 	}
-	c.PutUser(u)
 	c.PutSession(s)
 	return n.forward(c)
 }
@@ -410,10 +401,8 @@ func (n *news) directoryUser(c *store.Change) (Effect, error) {
 		back := !m.ChangedAt.IsZero() && n.at.After(m.ChangedAt) &&
 			(m.Status == store.MembershipInactive || m.Status == store.MembershipRemoved && m.Reason == ReasonUpstream && n.event.Type == typeDirectoryUserCreated)
 		if !back {
-			c.PutUser(u)
 			return n.forward(c)
 		}
-		c.PutUser(u)
 		c.Announce(n.event, nil)
 		return EffectAdded, n.d.join(c, u, m, n.at, "upstream", nil)
 	}
@@ -426,7 +415,7 @@ func (n *news) directoryUser(c *store.Change) (Effect, error) {
 				m.Status = store.MembershipRemoved
 			}
 		}
-		n.remember(c, u, m)
+		c.PutMembership(m)
 		return effect, nil
 	}
 	c.Announce(n.event, nil)
@@ -441,18 +430,28 @@ func (n *news) membership(c *store.Change) (*User, *Membership) {
 }
 
 // person finds or makes the user that the event names, as the event shows them.
-// The caller puts them.
 func (n *news) person(c *store.Change) *User {
 	u := c.User(n.env, store.UserRef{ID: n.user.ID})
-	if u == nil {
+	made := u == nil
+	if made {
 		u = &User{EnvironmentID: n.env, ID: n.user.ID, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
 		n.takeOver(c, u)
 	}
+	before := *u
+	n.learnUser(c, u)
+	if made || !reflect.DeepEqual(before, *u) {
+		c.PutUser(u)
+	}
+	return u
+}
+
+// learnUser keeps what the event says of its user.
+func (n *news) learnUser(c *store.Change, u *User) {
 	if !u.DeletedAt.IsZero() && n.event.Type == events.MembershipCreated.Name && n.at.After(u.DeletedAt) {
 		u.DeletedAt = time.Time{} // they are back
 	}
 	if !u.DeletedAt.IsZero() {
-		return u
+		return
 	}
 	if other := c.User(n.env, store.UserRef{Email: n.user.Email}); n.user.Email != "" && (other == nil || !other.DeletedAt.IsZero() || other.ID == u.ID) {
 		u.Email = n.user.Email
@@ -466,7 +465,6 @@ func (n *news) person(c *store.Change) *User {
 	if !reflect.ValueOf(n.user.Profile).IsZero() {
 		u.Profile = n.user.Profile
 	}
-	return u
 }
 
 // takeOver gives a user who is told for the first time what is known of them
@@ -509,6 +507,7 @@ func (n *news) directoryPerson(c *store.Change) *User {
 	if u == nil {
 		u = &User{EnvironmentID: n.env, ID: newID("usr_"), Email: n.scim.Email, Provisional: true, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
 		u.Profile = events.UserProfile{Name: n.scim.Name, GivenName: n.scim.GivenName, FamilyName: n.scim.FamilyName}
+		c.PutUser(u)
 	}
 	if s == nil {
 		s = &SCIMUser{DirectoryID: n.organization.ID, OrganizationID: n.organization.ID, ID: n.scim.ID, CreatedAt: micros(c.Now)}
