@@ -32,8 +32,11 @@ func TestSourceCountsAddUp(t *testing.T) {
 					at = late
 				}
 				counts := []SourceCount{
-					{src.ID, CountReceived, "", 2, at}, {src.ID, CountRejected, "signature", 1, at}, {src.ID, CountUnmapped, "user.seen", 1, at},
-					{other.ID, CountRejected, "size", 3, at}, {"src_gone", CountReceived, "", 1, at},
+					{src.ID, CountReceived, "", 2, at},
+					{src.ID, CountRejected, "signature", 1, at},
+					{src.ID, CountUnmapped, "user.seen", 1, at},
+					{other.ID, CountRejected, "size", 3, at},
+					{"src_gone", CountReceived, "", 1, at},
 				}
 				if i%2 == 0 {
 					counts = append(counts[2:], counts[:2]...)

@@ -510,6 +510,9 @@ func TestWhoSignsWronglyHasToWait(t *testing.T) {
 		if r := in.send(message{id: "msg_2", body: "{"}); r.status != http.StatusBadRequest {
 			t.Errorf("not an event: %+v", r)
 		}
+		if r := in.send(message{id: "msg_2", body: "{}", header: http.Header{"Content-Type": {"text/plain"}}}); r.status != http.StatusUnsupportedMediaType {
+			t.Errorf("not JSON: %+v", r)
+		}
 	}
 }
 
