@@ -28,11 +28,12 @@ type Part[T any] struct {
 // keyed is a list of rows in the order of a key.
 type keyed struct {
 	from, key string
+	columns   string // what to read of them
 	where     where
 }
 
-// page is the SQL of a span's keys, and of one more, and of the facts that a Part
-// holds beside its rows. The last of args is for the page alone.
+// page is the SQL of a span's rows, and of one more, and of the facts that a Part
+// holds beside them. The last of args is for the page alone.
 func (l *keyed) page(sp Span) (page, facts string, args []any) {
 	op, opposite, order := ">", "<=", ""
 	if sp.Back {
@@ -51,28 +52,27 @@ func (l *keyed) page(sp Span) (page, facts string, args []any) {
 		passed = fmt.Sprintf(`(SELECT count(*) FROM (SELECT 1 FROM %s%s ORDER BY %s LIMIT 1) x)`, l.from, other, l.key)
 	}
 	args = append(w.args, sp.Size+1)
-	page = fmt.Sprintf(`SELECT %s AS id FROM %s%s ORDER BY %s%s LIMIT $%d`, l.key, l.from, w, l.key, order, len(args))
+	page = fmt.Sprintf(`SELECT %s FROM %s%s ORDER BY %s%s LIMIT $%d`, l.columns, l.from, w, l.key, order, len(args))
 	facts = fmt.Sprintf(`(SELECT count(*) FROM %s%s), %s`, l.from, &l.where, passed)
 	return page, facts, args
 }
 
-// shape is how rows are read once their keys are known: joined are the tables
-// that go with those, p.id, and the order.
+// shape is how values are read of a page's rows, p: rest is what is joined with
+// them, and the order.
 type shape[T any] struct {
-	what, columns, joined string
-	scan                  func(*T, func(...any) error) error
-	merge                 func([]T) []T // nil: one row is one value
+	what, columns, rest string
+	scan                func(*T, func(...any) error) error
+	merge               func([]T) []T // nil: one row is one value
 }
 
-// readPart reads a part of a list in one query, or in two when it is empty. CROSS
-// JOIN makes SQLite begin with the keys; see deliveriesOfEvents.
+// readPart reads a part of a list in one query, or in two when it is empty.
 func readPart[T any](ctx context.Context, q querier, l keyed, sp Span, sh shape[T]) (Part[T], error) {
 	var part Part[T]
 	var passed int
 	page, facts, args := l.page(sp)
 	rows, err := query(ctx, q, sh.what, func(v *T, scan func(...any) error) error {
 		return sh.scan(v, func(dest ...any) error { return scan(append(dest, &part.Total, &passed)...) })
-	}, `SELECT `+sh.columns+`, `+facts+` FROM (`+page+`) p CROSS JOIN `+sh.joined, args...)
+	}, `SELECT `+sh.columns+`, `+facts+` FROM (`+page+`) p `+sh.rest, args...)
 	if err != nil {
 		return Part[T]{}, err
 	}
@@ -137,14 +137,13 @@ func (s *Store) organizations(ctx context.Context, q querier, env, externalID st
 	if !known(env, externalID, sp.Key) {
 		return Part[Organization]{}, nil
 	}
-	l := keyed{from: "organizations", key: "id"}
+	l := keyed{from: "organizations", key: "id", columns: organizationColumns}
 	l.where.and(`environment_id = ? AND state = 0`, env)
 	if externalID != "" {
 		l.where.and(`external_id = ? AND external_id <> ''`, externalID)
 	}
 	return readPart(ctx, q, l, sp, shape[Organization]{
-		what: "organizations", columns: organizationTable.listOf("o", false), scan: scanOrganization,
-		joined: `organizations o WHERE o.environment_id = $1 AND o.id = p.id ORDER BY o.id`,
+		what: "organizations", columns: organizationTable.listOf("p", false), scan: scanOrganization, rest: `ORDER BY p.id`,
 	})
 }
 
@@ -154,10 +153,12 @@ const usersJoined = `users u
   LEFT JOIN memberships m ON m.environment_id = u.environment_id AND m.user_id = u.id AND m.status > 0
   LEFT JOIN organizations o ON o.environment_id = m.environment_id AND o.id = m.organization_id AND o.state = 0`
 
+// usersShape has the ids of users for rows. CROSS JOIN makes SQLite begin with
+// them; see deliveriesOfEvents.
 var usersShape = shape[User]{
 	what:    "users",
 	columns: userTable.listOf("u", false) + `, ` + membershipTable.listOf("m", true) + `, coalesce(o.id, ''), coalesce(o.display_name, ''), coalesce(o.external_id, '')`,
-	joined:  usersJoined + ` WHERE u.environment_id = $1 AND u.id = p.id AND u.deleted_at = 0 ORDER BY u.id, m.organization_id`,
+	rest:    `CROSS JOIN ` + usersJoined + ` WHERE u.environment_id = $1 AND u.id = p.id AND u.deleted_at = 0 ORDER BY u.id, m.organization_id`,
 	scan:    scanUserMembership,
 	merge:   mergeUsers,
 }
@@ -224,7 +225,7 @@ func (s *Store) users(ctx context.Context, q querier, env string, sp Span) (Part
 	if !known(env, sp.Key) {
 		return Part[User]{}, nil
 	}
-	l := keyed{from: "users", key: "id"}
+	l := keyed{from: "users", key: "id", columns: "id"}
 	l.where.and(`environment_id = ? AND deleted_at = 0`, env)
 	return readPart(ctx, q, l, sp, usersShape)
 }
@@ -238,7 +239,7 @@ func (s *Store) members(ctx context.Context, q querier, env, organizationID stri
 	if !known(env, organizationID, sp.Key) {
 		return Part[User]{}, ErrNotFound
 	}
-	l := keyed{from: "memberships", key: "user_id"}
+	l := keyed{from: "memberships", key: "user_id", columns: "user_id AS id"}
 	l.where.and(`environment_id = ? AND organization_id = ? AND status > 0`, env, organizationID)
 	l.where.and(`EXISTS (SELECT 1 FROM organizations WHERE environment_id = $1 AND id = $2 AND state = 0)`)
 	part, err := readPart(ctx, q, l, sp, usersShape)
@@ -293,7 +294,7 @@ func (s *Store) userSessions(ctx context.Context, q querier, env, userID string,
 		return Part[Session]{}, ErrNotFound
 	}
 	now := s.now()
-	l := keyed{from: "sessions", key: "id"}
+	l := keyed{from: "sessions", key: "id", columns: sessionColumns}
 	l.where.and(`environment_id = ? AND user_id = ?`, env, userID)
 	if len(f.Statuses) > 0 {
 		statuses := slices.DeleteFunc(slices.Clone(f.Statuses), func(st SessionStatus) bool { return !known(string(st)) })
@@ -306,8 +307,7 @@ func (s *Store) userSessions(ctx context.Context, q querier, env, userID string,
 		l.where.and(`created_at < ?`, f.Before.UnixMicro())
 	}
 	part, err := readPart(ctx, q, l, sp, shape[Session]{
-		what: "sessions", columns: sessionTable.listOf("s", false), scan: scanSession,
-		joined: `sessions s WHERE s.environment_id = $1 AND s.id = p.id ORDER BY s.id`,
+		what: "sessions", columns: sessionTable.listOf("p", false), scan: scanSession, rest: `ORDER BY p.id`,
 	})
 	if err != nil {
 		return Part[Session]{}, err
