@@ -55,6 +55,7 @@ func TestHostileBodies(t *testing.T) {
 		"NUL in a key":         {organizations, `{"display_name":"Acme","metadata":{"ke\u0000y":"v"}}`, nil, 400, "body"},
 		"lone surrogate":       {organizations, `{"display_name":"\ud800"}`, nil, 400, "body"},
 		"not UTF-8":            {organizations, "{\"display_name\":\"\xff\"}", nil, 400, "body"},
+		"not UTF-8, unknown":   {organizations, "{\"display_name\":\"Acme\",\"x\":{\"\xff\":[\"\xfe\"]}}", nil, 400, "body"},
 		"a number as name":     {organizations, `{"display_name":1}`, nil, 400, "body"},
 		"a huge number":        {organizations, `{"display_name":"Acme","region_code":1e999}`, nil, 400, "body"},
 		"a region of tomorrow": {organizations, `{"display_name":"Acme","region_code":"MARS"}`, nil, 201, ""},
@@ -120,6 +121,31 @@ func TestHostileBodies(t *testing.T) {
 	}
 	if w.log.Len() != 0 {
 		t.Errorf("the log:\n%s", w.log)
+	}
+}
+
+// Nobody has to say how long a body will be.
+func TestLongBodyOfUnknownLength(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	token := w.token()
+	for length, want := range map[int]int{1 << 20: http.StatusCreated, 1<<20 + 1: http.StatusRequestEntityTooLarge} {
+		body := `{"display_name":"Acme"}`
+		body += strings.Repeat(" ", length-len(body))
+		req, err := http.NewRequestWithContext(t.Context(), "POST", w.url+"/api/v1/organizations", struct{ io.Reader }{strings.NewReader(body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http1(t).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("%d bytes: %d, want %d", length, res.StatusCode, want)
+		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -288,7 +287,7 @@ func (in *input) membership(msg proto.Message) {
 
 func (in *input) unmarshal(body []byte, msg proto.Message) {
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, msg); err != nil {
-		in.no = invalid("body", "json", "has a member of the wrong type"+position(err))
+		in.no = invalid("body", "json", "is not UTF-8, or has a member of the wrong type"+position(err))
 	}
 }
 
@@ -370,9 +369,6 @@ const maxDepth = 64
 // checkJSON refuses what the reading into a message would not see, or would read
 // in one of two ways.
 func checkJSON(body []byte) error {
-	if !utf8.Valid(body) {
-		return errors.New("is not UTF-8")
-	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	type level struct {
