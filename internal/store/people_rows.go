@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/handover-dev/handover/events"
 )
 
 // A table says how the values of a type are kept in rows.
@@ -123,7 +125,9 @@ func scanUser(u *User, scan func(...any) error) error {
 	}
 	u.Provisional = provisional != 0
 	u.CreatedAt, u.UpdatedAt, u.LastLoginAt, u.DeletedAt = timeOf(created), timeOf(updated), timeOf(login), timeOf(deleted)
-	if err := decode("profile", profile, &u.Profile); err != nil {
+	// As it was written here, so that its keys need no second look.
+	type written events.UserProfile
+	if err := decode("profile", profile, (*written)(&u.Profile)); err != nil {
 		return err
 	}
 	return decode("metadata", metadata, &u.Metadata)
