@@ -183,7 +183,7 @@ func (s *service) build() {
 	s.recorder.Observe = s.health.recorded
 	s.recorder.OnAccept = func(n int) { s.metrics.accepted.Add(float64(n)) }
 	s.directory = directory.New(s.store, s.recorder)
-	s.directory.Now, s.directory.Log = s.Now, s.Log
+	s.directory.Log = s.Log
 	s.hooks = &webhook.Handler{Store: s.store, Recorder: s.recorder, Directory: s.directory, OnReject: s.metrics.reject, Now: s.Now, Log: s.Log}
 	s.hooks.Failures.Now = s.Now
 	quarter := descriptors() / 4 // of them for attempts, one for connections that are kept, one for clients

@@ -22,7 +22,6 @@ import (
 	"github.com/handover-dev/handover/outbox"
 )
 
-// What is kept, by its names here.
 type (
 	Organization     = store.Organization
 	User             = store.User
@@ -186,7 +185,6 @@ type Applied struct {
 type Directory struct {
 	Store    *store.Store
 	Recorder *ingest.Recorder // hands what is appended to the relay
-	Now      func() time.Time // nil: time.Now
 	Log      *slog.Logger     // nil: none
 
 	group groupcommit.Group[*command]
@@ -209,13 +207,6 @@ func (d *Directory) Run(ctx context.Context) error {
 	g.Go(func() error { return d.group.Run(ctx) })
 	g.Go(func() error { return d.finishDeletions(ctx) })
 	return g.Wait()
-}
-
-func (d *Directory) now() time.Time {
-	if d.Now != nil {
-		return d.Now()
-	}
-	return time.Now()
 }
 
 func (d *Directory) log() *slog.Logger {

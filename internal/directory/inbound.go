@@ -226,7 +226,6 @@ func (n *news) old(m *Membership) (Effect, bool) {
 	return "", false
 }
 
-
 // leave ends a membership because of the news.
 func (n *news) leave(c *store.Change, u *User, m *Membership, o departure) error {
 	o.reason, o.at = ReasonUpstream, n.at

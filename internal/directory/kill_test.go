@@ -85,7 +85,7 @@ func victim(t *testing.T) {
 // killVictim lets a process remove some people, and kills it.
 func killVictim(t *testing.T, c store.Config, kill int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtAnyMomentNoChangeIsWithoutItsEvent$") //nolint:gosec // itself
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledAtAnyMomentNoChangeIsWithoutItsEvent$")
 	cmd.Env = append(os.Environ(), victimDir+"="+c.Dir, victimURL+"="+c.URL)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -105,7 +105,8 @@ func killVictim(t *testing.T, c store.Config, kill int) {
 	}
 	// Each time at another moment after an answer.
 	deadline := time.Now().Add(time.Duration(kill) * 137 * time.Microsecond)
-	for time.Now().Before(deadline) { //nolint:revive // a spin: nothing to wait for
+	for time.Now().Before(deadline) {
+		continue
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()

@@ -116,18 +116,18 @@ func roundTrip[T any](t *testing.T, s *Store, tb table[T], full, empty T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var real, told []string
+	var actual, told []string
 	for _, c := range columns {
 		kind := strings.ToLower(c.DatabaseTypeName())
 		if kind == "int8" || kind == "integer" {
 			kind = "bigint"
 		}
-		real = append(real, c.Name()+" "+kind)
+		actual = append(actual, c.Name()+" "+kind)
 	}
 	for _, c := range tb.columns {
 		told = append(told, c.name+" "+c.kind)
 	}
-	if diff := cmp.Diff(real, told); diff != "" {
+	if diff := cmp.Diff(actual, told); diff != "" {
 		t.Errorf("%s: %s", tb.name, diff)
 	}
 }
