@@ -23,6 +23,13 @@ func newDirectory(t *testing.T, db *store.Store) api.Directory {
 	return &people{id: db.NewDigits, organizations: map[string]directory.Organization{}, users: map[string]directory.User{}, sessions: map[string]directory.Session{}}
 }
 
+// managed makes two members, of whom one is the other's manager.
+func (s *service) managed(organizationID string) (person, manager string) {
+	s.t.Helper()
+	m, err := s.own().AddMember(s.t.Context(), organizationID, api.NewMember{Email: "manager@acme.example", Name: "Manager"})
+	return s.member(organizationID, "managed@acme.example").UserID, ok(m, err)(s.t).UserID
+}
+
 // people is a directory in memory.
 type people struct {
 	mu            sync.Mutex
