@@ -40,6 +40,7 @@ func TestVariables(t *testing.T) {
 		"handover endpoints rotate": connection,
 		"handover sources create":   connection,
 		"handover sources rotate":   connection,
+		"handover sources update":   connection,
 		"handover events publish":   connection,
 		"handover trigger":          {"HANDOVER_JSON", "HANDOVER_LIST", "HANDOVER_PRINT", "HANDOVER_URL"},
 		"handover replay":           {"HANDOVER_DETACH", "HANDOVER_DRY_RUN", "HANDOVER_JSON", "HANDOVER_RATE", "HANDOVER_URL"},
