@@ -5,11 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,11 +26,13 @@ func (c *cli) demoCommand() *cobra.Command {
 	var keep bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Watch one person leave, from the first webhook to the last document",
+		Short: "Watch one person leave, from the first request to the last document",
 		Long: `Run the whole of Handover once, on this machine, with nothing else installed: the
-real service on a temporary database, a small app that keeps documents, and an
-identity provider that says that Dana left. The app fails once, succeeds at the
-retry, hands her documents over, and is not impressed by a replay.
+real service on a temporary database, a small app that keeps documents, and
+everybody who can say that Dana left: a program by the API that Scalekit's SDKs
+speak, the identity provider by a signed webhook, her company's directory by SCIM.
+The app fails once, succeeds at the retry, hands her documents over, and is not
+impressed by a replay. When she comes back before it was told, it is not told.
 
 Takes a few seconds and leaves nothing behind. With --keep it stays up to be
 played with, until Ctrl-C. Exit code 1 when the story does not go as it should.`,
@@ -58,9 +60,19 @@ type demo struct {
 	client   *api.Client
 	secret   signing.Key // of the identity provider
 	endpoint api.Endpoint
-	event    events.Event
+
+	token                 string // for the API that the SDKs speak
+	northwind, dana, ines string // ids
+	session               string // Dana's first
+	directory             api.SCIMDirectory
+	danaSCIM              string // Dana's id in the directory
+
+	step     int
+	told     string // the last removal that was recorded
 	delivery api.Delivery
 }
+
+const inesEmail, danaEmail = "ines.moreau@example.com", "dana.rivers@example.com"
 
 func (d *demo) run(ctx context.Context) (err error) {
 	start := d.now()
@@ -82,7 +94,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.setUp, d.before, d.leave, d.deliver, d.after, d.replay} {
+	for _, step := range []func(context.Context) error{
+		d.setUp, d.before, d.leave, d.deliver, d.after, d.replay, d.tellAgain, d.leaveBySCIM, d.comeBack,
+	} {
 		if err := step(ctx); err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
@@ -125,9 +139,12 @@ func (d *demo) startService(ctx context.Context, fail context.CancelCauseFunc, d
 }
 
 func (d *demo) setUp(ctx context.Context) error {
+	if err := d.people(ctx); err != nil {
+		return err
+	}
 	var err error
 	d.secret = signing.NewKey()
-	if _, err = d.client.CreateSource(ctx, api.NewSource{Name: "scalekit", EnvironmentID: demoEnvironment, Secret: d.secret.Secret()}); err != nil {
+	if _, err = d.client.CreateSource(ctx, api.NewSource{Name: "scalekit", EnvironmentID: app.DefaultEnvironmentID, Secret: d.secret.Secret()}); err != nil {
 		return fmt.Errorf("create source: %w", err)
 	}
 	d.endpoint, err = d.client.CreateEndpoint(ctx, api.NewEndpoint{
@@ -149,107 +166,155 @@ func (d *demo) setUp(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) before(ctx context.Context) error {
-	d.title(1, "Before: the documents of Northwind")
-	return d.expectOwners(ctx, map[string]int{dana: 3, ines: 1})
+// people makes Northwind and its members. Dana is a member of Contoso too, so
+// that her account stays when she leaves.
+func (d *demo) people(ctx context.Context) error {
+	client, err := d.client.InEnvironment("").CreateClient(ctx, "demo")
+	if err != nil {
+		return fmt.Errorf("create client: %w", err)
+	}
+	if err := d.logIn(ctx, client); err != nil {
+		return err
+	}
+	contoso := ""
+	for _, made := range []struct {
+		id         *string
+		path, body string
+	}{
+		{&d.northwind, "/organizations", `{"display_name":"Northwind"}`},
+		{&contoso, "/organizations", `{"display_name":"Contoso"}`},
+		{&d.ines, "/organizations/{northwind}/users", `{"email":"` + inesEmail + `","user_profile":{"first_name":"Inès","last_name":"Moreau"}}`},
+		{&d.dana, "/organizations/{contoso}/users", `{"email":"` + danaEmail + `","user_profile":{"first_name":"Dana","last_name":"Rivers"}}`},
+	} {
+		path := strings.NewReplacer("{northwind}", d.northwind, "{contoso}", contoso).Replace(made.path)
+		if *made.id, err = d.create(ctx, path, made.body); err != nil {
+			return err
+		}
+	}
+	if _, err := d.add(ctx); err != nil {
+		return err
+	}
+	session, err := d.client.InEnvironment("").CreateSession(ctx, api.NewSession{UserID: d.dana, OrganizationID: d.northwind})
+	if err != nil {
+		return fmt.Errorf("create session: %w", err)
+	}
+	d.session = session.ID
+	return errors.Join(
+		d.app.write(ctx, d.northwind, d.dana, "Budget 2027", "Hiring plan", "Customer contacts"),
+		d.app.write(ctx, d.northwind, d.ines, "Product roadmap"))
 }
 
-// leave does what the identity provider does: it signs the news and sends it.
+func (d *demo) before(ctx context.Context) error {
+	d.title("Before: the documents of Northwind")
+	return d.expectOwners(ctx, true, map[string]int{d.dana: 3, d.ines: 1})
+}
+
+// leave does what an app's admin page does, with any of Scalekit's SDKs.
 func (d *demo) leave(ctx context.Context) error {
-	body, err := d.removal()
+	c, err := d.remove(ctx)
 	if err != nil {
 		return err
 	}
-	if d.event, err = events.Parse(body); err != nil {
-		return fmt.Errorf("build event: %w", err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.service.URL+"/webhooks/scalekit", bytes.NewReader(body))
+	m, err := d.removal(ctx, events.Membership{Reason: "api", Successor: &events.Successor{UserID: d.ines, Source: "request"}, RevokedSessions: []string{d.session}})
 	if err != nil {
-		return fmt.Errorf("build webhook: %w", err)
+		return err
 	}
-	req.Header.Set("Content-Type", "application/json")
-	if err := (signing.Signer{Keys: []signing.Key{d.secret}}).SetHeaders(req.Header, "msg_"+strings.TrimPrefix(d.event.ID, "evt_"), d.now(), body); err != nil {
-		return fmt.Errorf("sign webhook: %w", err)
-	}
-	start := d.now()
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("send webhook: %w", err)
-	}
-	defer res.Body.Close()
-	took := took(d.now().Sub(start))
-	if answer, err := io.ReadAll(io.LimitReader(res.Body, 1<<16)); err != nil || res.StatusCode != http.StatusCreated {
-		return fmt.Errorf("the webhook was answered with %d %s, not 201", res.StatusCode, clean(string(answer)))
-	}
-	d.title(2, "The identity provider says: Dana Rivers was removed")
-	d.fact(fmt.Sprintf("POST /webhooks/scalekit   %s   in %s", d.s.good("201"), took))
-	d.fact("signature verified, event on disk before the answer: " + d.event.ID)
-	d.fact("it names a successor: Inès Moreau, " + ines)
+	d.title("Dana Rivers is removed, by the API that Scalekit's SDKs speak")
+	d.calls(c)
+	d.fact("one transaction: her membership and " + m.RevokedSessions[0] + " end, " + d.told + " is in the outbox")
+	d.fact("it names a successor: Inès Moreau, " + m.Successor.UserID)
 	return nil
 }
 
-// removal is the event as Scalekit sends it, of now and with a successor.
-func (d *demo) removal() ([]byte, error) {
-	body, ok := events.Fixture(events.MembershipRemoved.Name)
-	if !ok {
-		return nil, errors.New("there is no example of " + events.MembershipRemoved.Name)
+// removal finds the removal of Dana that was recorded last, and checks what it
+// says.
+func (d *demo) removal(ctx context.Context, want events.Membership) (events.Membership, error) {
+	var m events.Membership
+	before := d.told
+	for ev, err := range d.client.Events(ctx, api.EventFilter{Type: events.MembershipRemoved.Name, UserID: d.dana}) {
+		if err != nil {
+			return m, fmt.Errorf("list events: %w", err)
+		}
+		d.told = ev.ID
+		break
 	}
-	t := triggerCommand{cli: d.cli, organization: northwind, user: dana, set: []string{
-		"environment_id=" + demoEnvironment, "data.successor.user_id=" + ines, "data.successor.email=ines.moreau@example.com",
-	}}
-	return t.fill(body)
+	if d.told == before {
+		return m, errors.New("no removal was recorded")
+	}
+	ev, err := d.client.Event(ctx, d.told, "")
+	if err != nil {
+		return m, fmt.Errorf("get the event of the removal: %w", err)
+	}
+	body, err := events.Parse(ev.Body)
+	if err == nil {
+		m, err = events.MembershipRemoved.Decode(body)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read %s: %w", d.told, err)
+	}
+	if m.Successor == nil || m.Successor.UserID != want.Successor.UserID || m.Successor.Source != want.Successor.Source ||
+		m.Reason != want.Reason || !slices.Equal(m.RevokedSessions, want.RevokedSessions) {
+		return m, fmt.Errorf("the event says %s", m.Raw)
+	}
+	return m, nil
 }
 
 func (d *demo) deliver(ctx context.Context) error {
-	err := waitFor(ctx, patience, "a delivery of "+d.event.ID, func(ctx context.Context) (found bool, err error) {
-		for d.delivery, err = range d.client.Deliveries(ctx, api.DeliveryFilter{EventID: d.event.ID}) {
-			return err == nil, err
-		}
-		return false, nil
-	})
+	r, err := d.handedOver(ctx, http.StatusInternalServerError, http.StatusOK)
 	if err != nil {
 		return err
 	}
-	if d.delivery, err = d.settled(ctx, 2); err != nil {
-		return err
-	}
 	attempts := d.delivery.Attempts
-	if len(attempts) != 2 || attempts[0].Status != http.StatusInternalServerError || attempts[1].Status != http.StatusOK {
-		return fmt.Errorf("the delivery had the answers %v, not 500 and 200", statuses(attempts))
-	}
-	if d.delivery.State != "succeeded" || d.delivery.Outcome != "transferred" {
-		return fmt.Errorf("the delivery is %s with outcome %q, not succeeded and transferred", d.delivery.State, d.delivery.Outcome)
-	}
-	receipt, err := handlers.ParseReceipt(d.delivery.Receipt)
-	if err != nil || len(receipt.Resources) != 1 {
-		return fmt.Errorf("the app gave no receipt: %s", d.delivery.Receipt)
-	}
-	d.title(3, "Handover tells the app, until it has handed over")
+	d.title("Handover tells the app, until it has handed over")
 	d.attempts(attempts)
 	wait := attempts[1].StartedAt.Sub(attempts[0].StartedAt)
 	d.fact(fmt.Sprintf("retried after %s: this endpoint asked for it; the default is 10 attempts over 75 h", took(wait)))
-	r := receipt.Resources[0]
-	d.fact(fmt.Sprintf("the app's receipt: %s, %d of %s transferred to %s", r.Type, r.Transferred, plural(r.Found, "found", "found"), r.To))
+	d.receipt(r)
 	d.fact("webhook-id " + d.delivery.ID + ", the same in every attempt")
 	return nil
 }
 
+// handedOver waits until the app has handed over after the last removal, and
+// checks what it answered on the way.
+func (d *demo) handedOver(ctx context.Context, answers ...int) (r handlers.Resource, err error) {
+	if err := d.deliveryOf(ctx, d.told); err != nil {
+		return r, err
+	}
+	if d.delivery, err = d.settled(ctx, len(answers)); err != nil {
+		return r, err
+	}
+	if got := statuses(d.delivery.Attempts); !slices.Equal(got, answers) {
+		return r, fmt.Errorf("the delivery had the answers %v, not %v", got, answers)
+	}
+	if d.delivery.State != "succeeded" || d.delivery.Outcome != "transferred" {
+		return r, fmt.Errorf("the delivery is %s with outcome %q, not succeeded and transferred", d.delivery.State, d.delivery.Outcome)
+	}
+	receipt, err := handlers.ParseReceipt(d.delivery.Receipt)
+	if err != nil || len(receipt.Resources) != 1 {
+		return r, fmt.Errorf("the app gave no receipt: %s", d.delivery.Receipt)
+	}
+	return receipt.Resources[0], nil
+}
+
+// deliveryOf waits for the delivery of an event.
+func (d *demo) deliveryOf(ctx context.Context, eventID string) error {
+	return waitFor(ctx, patience, "a delivery of "+eventID, func(ctx context.Context) (found bool, err error) {
+		for d.delivery, err = range d.client.Deliveries(ctx, api.DeliveryFilter{EventID: eventID}) {
+			return err == nil, err
+		}
+		return false, nil
+	})
+}
+
 func (d *demo) after(ctx context.Context) error {
-	d.title(4, "After: nothing of Dana's is left behind")
-	return d.expectOwners(ctx, map[string]int{ines: 4})
+	d.title("After: nothing of Dana's is left behind")
+	return d.expectOwners(ctx, true, map[string]int{d.ines: 4})
 }
 
 // replay sends the same delivery again, as an operator in doubt would.
 func (d *demo) replay(ctx context.Context) error {
 	calls := d.app.calls.Load()
-	started, err := d.client.CreateReplay(ctx, api.NewReplay{Selection: api.Selection{DeliveryIDs: []string{d.delivery.ID}}})
-	if err != nil {
-		return fmt.Errorf("create replay: %w", err)
-	}
-	err = waitFor(ctx, patience, "the end of "+started.ID, func(ctx context.Context) (done bool, err error) {
-		started, err = d.client.Replay(ctx, started.ID)
-		return started.State == "done", err
-	})
+	done, err := d.replayed(ctx)
 	if err != nil {
 		return err
 	}
@@ -266,10 +331,150 @@ func (d *demo) replay(ctx context.Context) error {
 	if n := d.app.calls.Load(); n != calls {
 		return fmt.Errorf("the app handed over %d times more", n-calls)
 	}
-	d.title(5, "An operator replays it, and nothing happens twice")
+	d.title("An operator replays it, and nothing happens twice")
 	d.attempts(again.Attempts[2:])
-	d.fact(fmt.Sprintf("%s sent it again; the app knew the webhook-id and gave the same receipt", started.ID))
-	return d.expectOwners(ctx, map[string]int{ines: 4})
+	d.fact(done.ID + " sent it again; the app knew the webhook-id and gave the same receipt")
+	return d.expectOwners(ctx, false, map[string]int{d.ines: 4})
+}
+
+// replayed replays the last delivery.
+func (d *demo) replayed(ctx context.Context) (r api.Replay, err error) {
+	if r, err = d.client.CreateReplay(ctx, api.NewReplay{Selection: api.Selection{DeliveryIDs: []string{d.delivery.ID}}}); err != nil {
+		return r, fmt.Errorf("create replay: %w", err)
+	}
+	err = waitFor(ctx, patience, "the end of "+r.ID, func(ctx context.Context) (done bool, err error) {
+		r, err = d.client.Replay(ctx, r.ID)
+		return r.State == "done", err
+	})
+	return r, err
+}
+
+// tellAgain does what the identity provider does: it signs the news and sends
+// it. They are not new.
+func (d *demo) tellAgain(ctx context.Context) error {
+	body, err := events.New(events.MembershipRemoved, events.Membership{
+		Organization: events.Organization{ID: d.northwind}, User: events.User{ID: d.dana, Email: danaEmail},
+	}, events.Defaults{EnvironmentID: app.DefaultEnvironmentID, Now: d.now}, d.northwind)
+	if err != nil {
+		return fmt.Errorf("build event: %w", err)
+	}
+	header := http.Header{"Content-Type": {"application/json"}}
+	if err := (signing.Signer{Keys: []signing.Key{d.secret}}).SetHeaders(header, "msg_"+strings.TrimPrefix(body.ID, "evt_"), d.now(), body.Body()); err != nil {
+		return fmt.Errorf("sign webhook: %w", err)
+	}
+	c, err := d.send(ctx, http.StatusOK, http.MethodPost, "/webhooks/scalekit", header, body.Body())
+	if err != nil {
+		return err
+	}
+	var answer struct{ Effect string }
+	if err := c.read(&answer); err != nil || answer.Effect != "known" {
+		return fmt.Errorf("the webhook was answered with %s, not as known", clean(string(c.body)))
+	}
+	for ev, err := range d.client.Events(ctx, api.EventFilter{Type: events.MembershipRemoved.Name, UserID: d.dana}) {
+		if err != nil || ev.ID != d.told {
+			return errors.Join(fmt.Errorf("there is another removal, %s", ev.ID), err)
+		}
+	}
+	d.title("The identity provider tells the same, and nobody is told twice")
+	d.calls(c)
+	d.fact("signature verified; the departure is " + answer.Effect + ", and not announced again")
+	return nil
+}
+
+// leaveBySCIM lets Dana come back and her company's directory switch her off.
+func (d *demo) leaveBySCIM(ctx context.Context) error {
+	back, err := d.add(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.app.write(ctx, d.northwind, d.dana, "Lessons learned"); err != nil {
+		return err
+	}
+	if d.directory, err = d.client.InEnvironment("").CreateDirectory(ctx, api.NewSCIMDirectory{OrganizationID: d.northwind, Name: "Okta"}); err != nil {
+		return fmt.Errorf("create directory: %w", err)
+	}
+	manager, err := d.createSCIM(ctx, inesEmail, "")
+	if err != nil {
+		return err
+	}
+	if d.danaSCIM, err = d.createSCIM(ctx, danaEmail, manager); err != nil {
+		return err
+	}
+	off, err := d.switchDana(ctx, false)
+	if err != nil {
+		return err
+	}
+	if _, err := d.removal(ctx, events.Membership{Reason: "scim", Successor: &events.Successor{UserID: d.ines, Source: "manager"}}); err != nil {
+		return err
+	}
+	r, err := d.handedOver(ctx, http.StatusOK)
+	if err != nil {
+		return err
+	}
+	d.title("She comes back, and leaves again by her company's directory")
+	back.note, off.note = "a member again", "SCIM, active: false"
+	d.calls(back, off)
+	d.fact("nobody named a successor: the directory knows that Inès Moreau is her manager")
+	d.attempts(d.delivery.Attempts)
+	d.receipt(r)
+	return d.expectOwners(ctx, false, map[string]int{d.ines: 5})
+}
+
+// comeBack lets Dana be removed while the app is down, and be back before it is
+// told.
+func (d *demo) comeBack(ctx context.Context) error {
+	if _, err := d.switchDana(ctx, true); err != nil {
+		return err
+	}
+	if err := d.app.write(ctx, d.northwind, d.dana, "Second thoughts"); err != nil {
+		return err
+	}
+	if _, err := d.client.PauseEndpoint(ctx, d.endpoint.ID); err != nil {
+		return fmt.Errorf("pause endpoint: %w", err)
+	}
+	calls := d.app.calls.Load()
+	off, err := d.remove(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := d.removal(ctx, events.Membership{Reason: "api", Successor: &events.Successor{UserID: d.ines, Source: "request"}}); err != nil {
+		return err
+	}
+	if err := d.deliveryOf(ctx, d.told); err != nil {
+		return err
+	}
+	waited := d.delivery
+	back, err := d.add(ctx)
+	if err != nil {
+		return err
+	}
+	// What the answer to that promises, is so already.
+	if d.delivery, err = d.client.Delivery(ctx, waited.ID); err != nil {
+		return fmt.Errorf("get delivery: %w", err)
+	}
+	if waited.State != "pending" || d.delivery.State != "superseded" {
+		return fmt.Errorf("the delivery was %s and is %s, not pending and superseded", waited.State, d.delivery.State)
+	}
+	if _, err := d.client.ResumeEndpoint(ctx, d.endpoint.ID); err != nil {
+		return fmt.Errorf("resume endpoint: %w", err)
+	}
+	replay, err := d.replayed(ctx)
+	if err != nil {
+		return err
+	}
+	_, refused := d.client.RetryDelivery(ctx, d.delivery.ID)
+	if answer := new(api.Error); !errors.As(refused, &answer) || answer.Status != http.StatusConflict || replay.Done != 0 || replay.Skipped != 1 {
+		return fmt.Errorf("a superseded delivery can be sent again: %d of %d replayed, %w", replay.Done, replay.Total, refused)
+	}
+	if last, err := d.client.Delivery(ctx, d.delivery.ID); err != nil || last.AttemptCount != 0 || d.app.calls.Load() != calls {
+		return errors.Join(errors.New("the app was told although she is back"), err)
+	}
+	d.title("She is removed by mistake while the app is down, and back before it is told")
+	off.note, back.note = d.delivery.ID+" is "+waited.State, "in the same transaction it is "+d.delivery.State
+	d.calls(off, back)
+	d.fact(fmt.Sprintf("%s skips it, and a retry is refused: %s", replay.ID, refused))
+	d.fact("no attempt was made: the app is up again, and never hears of it")
+	return d.expectOwners(ctx, true, map[string]int{d.ines: 5, d.dana: 1})
 }
 
 // patience is how long the demo waits for anything.
@@ -284,24 +489,26 @@ func (d *demo) settled(ctx context.Context, attempts int) (now api.Delivery, err
 	return now, err
 }
 
-// expectOwners shows the documents and checks who owns how many.
-func (d *demo) expectOwners(ctx context.Context, want map[string]int) error {
+// expectOwners checks who owns how many documents, and shows them.
+func (d *demo) expectOwners(ctx context.Context, show bool, want map[string]int) error {
 	documents, err := d.app.documents(ctx)
 	if err != nil {
 		return err
 	}
-	names := map[string]string{dana: "Dana Rivers", ines: "Inès Moreau"}
+	names := map[string]string{d.dana: "Dana Rivers", d.ines: "Inès Moreau"}
 	t := table{head: []string{"  DOCUMENT", "OWNER"}}
 	got := map[string]int{}
 	for _, doc := range documents {
 		got[doc.owner]++
 		owner := names[doc.owner]
-		if doc.owner == dana {
+		if doc.owner == d.dana {
 			owner = d.s.warn(owner)
 		}
 		t.add("  "+doc.title, owner)
 	}
-	t.print(d.out, d.s)
+	if show {
+		t.print(d.out, d.s)
+	}
 	for owner, n := range want {
 		if got[owner] != n || len(got) != len(want) {
 			return fmt.Errorf("the documents are not owned as they should be: %v, not %v", got, want)
@@ -333,8 +540,13 @@ func statuses(all []api.Attempt) []int {
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
 func (d *demo) fact(text string)               { d.say("  %s", text) }
 
-func (d *demo) title(n int, text string) {
-	d.say("\n%s", d.s.strong(fmt.Sprintf("%d  %s", n, text)))
+func (d *demo) title(text string) {
+	d.step++
+	d.say("\n%s", d.s.strong(fmt.Sprintf("%d  %s", d.step, text)))
+}
+
+func (d *demo) receipt(r handlers.Resource) {
+	d.fact(fmt.Sprintf("the app's receipt: %s, %d of %s transferred to %s", r.Type, r.Transferred, plural(r.Found, "found", "found"), r.To))
 }
 
 func (d *demo) next() {
@@ -369,8 +581,8 @@ It stays up until Ctrl-C. In another terminal:
 
   export HANDOVER_URL=%s
   export HANDOVER_API_KEY=%s
-  %[3]s deliveries get %[4]s
-  %[3]s trigger %[5]s --set data.successor.user_id=%[6]s
-  %[3]s listen`, d.service.URL, d.service.NewAPIKey, d.self, d.delivery.ID, events.MembershipRemoved.Name, ines)
+  %[3]s deliveries list
+  %[3]s trigger %[4]s --organization %[5]s --user %[6]s --set data.successor.user_id=%[7]s
+  %[3]s listen`, d.service.URL, d.service.NewAPIKey, d.self, events.MembershipRemoved.Name, d.northwind, d.dana, d.ines)
 	<-ctx.Done()
 }

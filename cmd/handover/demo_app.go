@@ -17,15 +17,6 @@ import (
 	"github.com/handover-dev/handover/signing"
 )
 
-// The people of the demo.
-const (
-	northwind = "org_118200000000000101"
-	dana      = "usr_118200000000001001"
-	ines      = "usr_118200000000001003"
-
-	demoEnvironment = "env_118200000000000001"
-)
-
 // errUpgrading is why the demo's app fails the first time.
 var errUpgrading = errors.New("the document store is being upgraded")
 
@@ -35,7 +26,7 @@ type demoApp struct {
 	db       *sql.DB
 	listener net.Listener
 	server   *http.Server
-	calls    atomic.Int64 // how often hand over was called
+	calls    atomic.Int64 // how often handOver was called
 }
 
 func newDemoApp(ctx context.Context, dir string) (*demoApp, error) {
@@ -45,12 +36,7 @@ func newDemoApp(ctx context.Context, dir string) (*demoApp, error) {
 	}
 	a := &demoApp{db: db}
 	_, err = db.ExecContext(ctx, handlers.Schema+`
-CREATE TABLE documents (id integer PRIMARY KEY, title text NOT NULL, owner text NOT NULL, organization text NOT NULL);
-INSERT INTO documents (title, owner, organization) VALUES
-  ('Budget 2027',       '`+dana+`', '`+northwind+`'),
-  ('Hiring plan',       '`+dana+`', '`+northwind+`'),
-  ('Customer contacts', '`+dana+`', '`+northwind+`'),
-  ('Product roadmap',   '`+ines+`', '`+northwind+`');`)
+CREATE TABLE documents (id integer PRIMARY KEY, title text NOT NULL, owner text NOT NULL, organization text NOT NULL);`)
 	if err == nil {
 		a.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	}
@@ -94,6 +80,16 @@ func (a *demoApp) handOver(ctx context.Context, tx *sql.Tx, ev events.Event, m e
 		return handlers.Outcome{}, fmt.Errorf("count documents: %w", err)
 	}
 	return handlers.Transferred("document", n, m.Successor.UserID), nil
+}
+
+// write adds documents of one owner.
+func (a *demoApp) write(ctx context.Context, organization, owner string, titles ...string) error {
+	for _, title := range titles {
+		if _, err := a.db.ExecContext(ctx, `INSERT INTO documents (title, owner, organization) VALUES ($1, $2, $3)`, title, owner, organization); err != nil {
+			return fmt.Errorf("write document: %w", err)
+		}
+	}
+	return nil
 }
 
 type document struct{ title, owner string }
