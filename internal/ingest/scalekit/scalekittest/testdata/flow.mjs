@@ -1,11 +1,11 @@
 // The whole removal flow with the official SDK.
 //
-//   node flow.mjs base-url client-id client-secret webhook
+//   node flow.mjs base-url client-id client-secret
 //
-// webhook is JSON of {secret, headers, payload}. There is no call that begins a
-// session: for {"session": {"user_id", "organization_id"}} on a line of standard
-// output one is begun elsewhere, and its id comes back on a line of standard
-// input. Each step that holds is a line, and the last one is "done".
+// There is no call that begins a session: for {"session": {"user_id",
+// "organization_id"}} on a line of standard output one is begun elsewhere, and its
+// id comes back on a line of standard input. Each step that holds is a line, and
+// the last one is "done".
 import assert from 'node:assert/strict';
 import { createInterface } from 'node:readline';
 import sdk from '@scalekit-sdk/node';
@@ -15,9 +15,8 @@ const {
   ScalekitBadRequestException,
   ScalekitConflictException,
   ScalekitNotFoundException,
-  WebhookVerificationError,
 } = sdk;
-const [base, id, secret, webhook] = process.argv.slice(2);
+const [base, id, secret] = process.argv.slice(2);
 const ACTIVE = 1, PENDING_INVITE = 3;
 
 const answers = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -191,12 +190,6 @@ await step('delete organizations', async () => {
   await client.organization.deleteOrganization(acme.id);
   await fails(() => client.organization.getOrganization(globex.id), ScalekitNotFoundException, 'ORGANIZATION_NOT_FOUND');
   await fails(() => client.user.getUser(ann.id), ScalekitNotFoundException, 'USER_NOT_FOUND');
-});
-
-await step('verify a webhook', async () => {
-  const { secret, headers, payload } = JSON.parse(webhook);
-  assert.equal(client.verifyWebhookPayload(secret, headers, payload), true);
-  assert.throws(() => client.verifyWebhookPayload(secret, headers, `${payload} `), WebhookVerificationError);
 });
 
 console.log('done');
