@@ -280,6 +280,11 @@ func TestB2SCIMLeavesItInactive(t *testing.T) {
 		w.switchSCIM(dir, s.ID, true)
 		w.expect("the status", w.status(org, s.UserID), "ACTIVE")
 		w.expect("the epoch", w.user(s.UserID).Memberships[0].Epoch, 2)
+
+		other := w.organization("Two")
+		w.join(other, s.UserID)
+		w.must(w.DeleteSCIMUser(t.Context(), dir, s.ID))
+		w.expect("the status after a deletion", w.status(org, s.UserID)+" "+w.status(other, s.UserID), "INACTIVE ACTIVE")
 	})
 }
 
