@@ -49,7 +49,7 @@ func Examples() []Example {
 		one("user.organization_membership_deleted", removed),
 		one("user.logout", recorded),
 		one("user.organization_membership_deleted.minimal", removed),
-		one("user.deleted.proposed", known), // it was Sam's last membership
+		one("user.deleted.proposed", removed), // the account, which a membership's end upstream leaves
 		one("organization.directory.user_updated.inactive", removed),
 		one("user.organization_membership_updated.inactive.proposed", known),
 		one("organization.directory.user_deleted", known),
