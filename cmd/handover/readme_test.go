@@ -60,7 +60,7 @@ func setUpNode(t *testing.T, dir, program string) error {
 		return err
 	}
 	for _, name := range []string{"package.json", "package-lock.json"} {
-		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "ingest", "scalekit", "testdata", "node", name))
+		b, err := os.ReadFile(filepath.Join("..", "..", "internal", "ingest", "scalekit", "scalekittest", "testdata", name))
 		if err != nil {
 			return err
 		}

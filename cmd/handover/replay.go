@@ -112,7 +112,7 @@ func counted(r api.Replay) string {
 func progress(r api.Replay) string {
 	line := fmt.Sprintf("%d of %s on the way again", r.Done, plural(r.Total, "delivery", "deliveries"))
 	if r.Skipped > 0 {
-		line += fmt.Sprintf(", %d skipped", r.Skipped)
+		line += fmt.Sprintf(", %d skipped: the person came back (superseded), or the endpoint is disabled or deleted", r.Skipped)
 	}
 	if r.Error != "" {
 		line += ": " + clean(r.Error)
