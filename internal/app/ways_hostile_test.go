@@ -261,7 +261,7 @@ func attackRPC(t *testing.T, client *http.Client, g gate) {
 		return b
 	}
 	framed := func(flags byte, length int, b []byte) []byte {
-		return append([]byte{flags, byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}, b...) //nolint:gosec // G115: the bytes of it
+		return append([]byte{flags, byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length)}, b...)
 	}
 	frame := func(b []byte) []byte { return framed(0, len(b), b) }
 	zipped := []byte(compressed(t, string(message("Acme"))))

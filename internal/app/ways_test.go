@@ -387,9 +387,9 @@ func record(t *testing.T, p *process, schedule []float64, answer func(n int, w h
 			answer(n, w)
 		}
 	}))
-	t.Cleanup(a.Server.Close)
+	t.Cleanup(a.Close)
 	a.endpoint = must[api.Endpoint](t)(p.client().CreateEndpoint(t.Context(), api.NewEndpoint{
-		Name: t.Name(), URL: a.Server.URL, EventTypes: []string{"*"}, OrganizationIDs: []string{a.org}, RetrySchedule: schedule,
+		Name: t.Name(), URL: a.URL, EventTypes: []string{"*"}, OrganizationIDs: []string{a.org}, RetrySchedule: schedule,
 	}))
 	return a
 }

@@ -23,14 +23,14 @@ import (
 )
 
 type (
-	Organization     = store.Organization
-	User             = store.User
-	Membership       = store.Membership
-	MembershipStatus = store.MembershipStatus
-	Session          = store.Session
-	SCIMDirectory    = store.SCIMDirectory
-	SCIMUser         = store.SCIMUser
-	SCIMGroup        = store.SCIMGroup
+	Organization     = store.Organization     // Organization is a customer.
+	User             = store.User             // User is a person's account.
+	Membership       = store.Membership       // Membership is a person in an organization.
+	MembershipStatus = store.MembershipStatus // MembershipStatus is where one stands.
+	Session          = store.Session          // Session is a person's sign-in.
+	SCIMDirectory    = store.SCIMDirectory    // SCIMDirectory is a SCIM client's door into one organization.
+	SCIMUser         = store.SCIMUser         // SCIMUser is a person as a directory sees them.
+	SCIMGroup        = store.SCIMGroup        // SCIMGroup is a group of a directory.
 )
 
 // Errors that callers match. After any of them nothing was changed.

@@ -104,7 +104,7 @@ func Verify(t *testing.T, webhooks ...Webhook) {
 			all[i].Headers[strings.ToLower(name)] = w.Header.Get(name) // as Node has them
 		}
 	}
-	given, err := json.Marshal(all)
+	given, err := json.Marshal(all) //nolint:gosec // the secrets are of a test
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func script(t *testing.T, name string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	write(t, dir, name)
-	cmd := exec.CommandContext(t.Context(), node, append([]string{name}, args...)...) //nolint:gosec // a script of ours
+	cmd := exec.CommandContext(t.Context(), node, append([]string{name}, args...)...)
 	cmd.Dir = dir
 	return cmd
 }
@@ -164,10 +164,10 @@ func nodeModules(t *testing.T, npm string) string {
 		cache = t.TempDir()
 	}
 	cache = filepath.Join(cache, "handover-test")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := os.MkdirAll(cache, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	installing, err := os.MkdirTemp(cache, "installing-*")
+	installing, err := os.MkdirTemp(cache, "installing-*") //nolint:usetesting // it is renamed into the cache
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func nodeModules(t *testing.T, npm string) string {
 	if _, err := os.Stat(modules); err == nil {
 		return modules
 	}
-	cmd := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund") //nolint:gosec // npm itself
+	cmd := exec.CommandContext(t.Context(), npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	cmd.Dir = installing
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("npm ci: %v\n%s", err, out)
