@@ -22,15 +22,24 @@ import (
 	"github.com/handover-dev/handover/outbox"
 )
 
+// What is kept, by its names here.
 type (
-	Organization     = store.Organization     // Organization is a customer.
-	User             = store.User             // User is a person's account.
-	Membership       = store.Membership       // Membership is a person in an organization.
-	MembershipStatus = store.MembershipStatus // MembershipStatus is where one stands.
-	Session          = store.Session          // Session is a person's sign-in.
-	SCIMDirectory    = store.SCIMDirectory    // SCIMDirectory is a SCIM client's door into one organization.
-	SCIMUser         = store.SCIMUser         // SCIMUser is a person as a directory sees them.
-	SCIMGroup        = store.SCIMGroup        // SCIMGroup is a group of a directory.
+	// Organization is a customer.
+	Organization = store.Organization
+	// User is a person's account.
+	User = store.User
+	// Membership is a person in an organization.
+	Membership = store.Membership
+	// MembershipStatus is where one stands.
+	MembershipStatus = store.MembershipStatus
+	// Session is a person's sign-in.
+	Session = store.Session
+	// SCIMDirectory is a SCIM client's door into one organization.
+	SCIMDirectory = store.SCIMDirectory
+	// SCIMUser is a person as a directory sees them.
+	SCIMUser = store.SCIMUser
+	// SCIMGroup is a group of a directory.
+	SCIMGroup = store.SCIMGroup
 )
 
 // Errors that callers match. After any of them nothing was changed.

@@ -3,15 +3,14 @@ package scalekit
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 )
 
@@ -80,7 +79,7 @@ func bearer(header http.Header) (text string, ok bool) {
 // blocked refuses who has failed too often.
 func (h *Handler) blocked(remote string) error {
 	if h.Limiter != nil {
-		if wait, blocked := h.Limiter.Blocked(source(remote)); blocked {
+		if wait, blocked := h.Limiter.Blocked(limit.Address(remote)); blocked {
 			return tooMany("too many failed attempts from this address", wait)
 		}
 	}
@@ -93,28 +92,9 @@ func (h *Handler) failed(remote string) error {
 		return err
 	}
 	if h.Limiter != nil {
-		h.Limiter.Spend(source(remote))
+		h.Limiter.Spend(limit.Address(remote))
 	}
 	return nil
-}
-
-// source is whom failures of a remote address count against: the address, or in
-// IPv6 the network of which one machine may have all addresses.
-func source(remote string) string {
-	host, _, err := net.SplitHostPort(remote)
-	if err != nil {
-		host = remote
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return host
-	}
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		network, _ := addr.Prefix(64) // an IPv6 address has one
-		return network.String()
-	}
-	return addr.String()
 }
 
 const (

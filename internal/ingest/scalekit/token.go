@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 )
 
@@ -108,7 +109,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request) {
 	switch same := subtle.ConstantTimeCompare(secret[:], hash[:]) == 1; {
 	case errors.Is(err, store.ErrNotFound), err == nil && !same:
 		if h.Limiter != nil {
-			h.Limiter.Spend(source(r.RemoteAddr))
+			h.Limiter.Spend(limit.Address(r.RemoteAddr))
 		}
 		tokenError(w, http.StatusUnauthorized, "invalid_client", "the client is unknown or revoked, or its secret is another")
 		return

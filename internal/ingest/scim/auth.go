@@ -5,11 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/handover-dev/handover/internal/limit"
 	"github.com/handover-dev/handover/internal/store"
 )
 
@@ -55,7 +55,7 @@ func (h *Handler) authenticate(ctx context.Context, r *http.Request, id string) 
 	h.tokens.mu.RUnlock()
 	// Who showed a valid token is not held back by strangers behind the same
 	// address: directories of many organizations, or a proxy, may share it.
-	address := "scim-auth:" + remote(r)
+	address := "scim-auth:" + limit.Address(r.RemoteAddr)
 	if h.Limiter != nil && !known {
 		if d, blocked := h.Limiter.Blocked(address); blocked {
 			return store.SCIMDirectory{}, wait(http.StatusTooManyRequests, "there were too many requests without a valid token", d)
@@ -131,20 +131,4 @@ func (h *Handler) spend(key string) {
 
 func unauthorized(challenge, detail string) error {
 	return &problem{status: http.StatusUnauthorized, detail: detail, header: http.Header{"Www-Authenticate": {challenge}}}
-}
-
-// remote is the address a request comes from; of IPv6 the network, all of which
-// is usually one client's.
-func remote(r *http.Request) string {
-	at, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	ip := at.Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		if network, err := ip.Prefix(64); err == nil {
-			return network.String()
-		}
-	}
-	return ip.String()
 }
