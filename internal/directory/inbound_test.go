@@ -53,7 +53,7 @@ func aboutDirectoryUser(t *testing.T, typ, id, email, provider string, active bo
 
 // Every fixture means what it is said to mean, alone and told again.
 func TestFixtures(t *testing.T) {
-	onBoth(t, func(t *testing.T, _ *world) {
+	onBoth(t, func(t *testing.T, w *world) {
 		for name, want := range map[string]struct {
 			effect  directory.Effect
 			removed []string
@@ -72,7 +72,7 @@ func TestFixtures(t *testing.T) {
 			"user.logout":                                            {directory.EffectRecorded, nil},
 		} {
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t, "sqlite")
+				w := newWorld(t, string(w.store.Dialect()))
 				ev := fixture(t, name)
 				if !directory.Means(ev.Type) {
 					t.Fatal("the type means nothing")
