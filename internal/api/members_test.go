@@ -299,7 +299,8 @@ func TestImport(t *testing.T) {
 			members[i] = api.ImportMember{Email: fmt.Sprintf("p%d@acme.example", i), Name: "Somebody"}
 		}
 		members[0] = api.ImportMember{ID: "usr_118200000000001001", Email: "ines@acme.example", ExternalID: "e-1", Roles: []string{"admin"}, Status: "INACTIVE", JoinedAt: time.Now()}
-		if got := ok(s.own().ImportMembers(ctx, acme, members))(t); got != (api.Imported{Added: 1000}) {
+		const some = 150
+		if got := ok(s.own().ImportMembers(ctx, acme, members[:some]))(t); got != (api.Imported{Added: some}) {
 			t.Errorf("imported %+v", got)
 		}
 		if got := ok(s.own().ImportMembers(ctx, acme, members[:3]))(t); got != (api.Imported{Known: 3}) {
@@ -312,7 +313,7 @@ func TestImport(t *testing.T) {
 		refusal(t, err, http.StatusUnprocessableEntity, "body.members")
 		_, err = s.own().ImportMembers(ctx, acme, nil)
 		refusal(t, err, http.StatusUnprocessableEntity, "body.members")
-		_, err = s.own().ImportMembers(ctx, "org_1", members[:1])
+		_, err = s.own().ImportMembers(ctx, "org_1", members)
 		refusal(t, err, http.StatusNotFound, "path.id")
 		_, err = s.own().ImportMembers(ctx, acme, []api.ImportMember{{Email: "new@acme.example"}, {Name: "Nobody"}, {ID: "usr_2", Status: "gone", Email: "x"}})
 		refusal(t, err, http.StatusUnprocessableEntity, "body.members[1].id")
@@ -320,7 +321,7 @@ func TestImport(t *testing.T) {
 		if errors.As(err, &refused) && len(refused.Fields) != 3 {
 			t.Errorf("it names %v", refused.Fields)
 		}
-		if got := all(s, s.own().Members(ctx, acme)); len(got) != 1000 {
+		if got := all(s, s.own().Members(ctx, acme)); len(got) != some {
 			t.Errorf("%d members after refused imports", len(got))
 		}
 	})
