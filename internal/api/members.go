@@ -141,6 +141,13 @@ func (s *Server) addMember(ctx context.Context, in *struct {
 		u, err = s.Directory.CreateUser(ctx, env, in.ID, directory.NewUser{
 			Email: b.Email, ExternalID: b.ExternalID, Profile: events.UserProfile{Name: b.Name}, Membership: membership,
 		})
+		if errors.Is(err, directory.ErrUserExists) {
+			// They have an account, perhaps as a member of another organization.
+			u, err = s.Directory.AddMember(ctx, env, in.ID, directory.Ref{Email: b.Email}, membership)
+			if errors.Is(err, directory.ErrUserNotFound) {
+				err = directory.ErrUserExists // it is the external id that is taken
+			}
+		}
 	}
 	return s.member(ctx, in.ID, u, err, named{user: "body.user_id"})
 }

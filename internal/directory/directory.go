@@ -72,10 +72,12 @@ const (
 	ReasonOrganizationDeleted = "organization_deleted"
 )
 
-// A Ref names an organization or a user in an environment, by one of its ids.
+// A Ref names an organization or a user in an environment, by one of its ids, or
+// a user by email in any letter case.
 type Ref struct {
 	ID         string
 	ExternalID string
+	Email      string
 }
 
 // A Page asks for a part of a list. Tokens stay good while the list changes: a

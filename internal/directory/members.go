@@ -9,7 +9,7 @@ import (
 	"github.com/handover-dev/handover/internal/store"
 )
 
-func (r Ref) user() store.UserRef { return store.UserRef{ID: r.ID, ExternalID: r.ExternalID} }
+func (r Ref) user() store.UserRef { return store.UserRef(r) }
 
 // user returns one that is not deleted.
 func user(c *store.Change, env string, ref store.UserRef) (*User, error) {

@@ -155,8 +155,10 @@ func (s *Store) UpdateSCIMDirectory(ctx context.Context, id, name, state string)
 // remains.
 func (s *Store) DeleteSCIMDirectory(ctx context.Context, id string) error {
 	err := s.Tx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM scim_tokens WHERE directory_id = $1`, id); err != nil {
-			return err
+		for _, table := range []string{"scim_tokens", "directory_users", "directory_groups"} {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE directory_id = $1`, id); err != nil {
+				return err
+			}
 		}
 		return changed(tx.ExecContext(ctx, `DELETE FROM scim_directories WHERE id = $1`, id))
 	})
