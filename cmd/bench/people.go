@@ -128,9 +128,9 @@ FROM ` + numbers + `) `
 // enroll puts the members of organizations that have a directory into it, as
 // rows that the service writes when the directory creates them.
 func enroll(ctx context.Context, db *sql.DB, postgres bool) error {
-	_, err := db.ExecContext(ctx, `INSERT INTO directory_users (directory_id, organization_id, id, user_id, user_name, user_name_key, external_id, email, email_key,
+	_, err := db.ExecContext(ctx, `INSERT INTO directory_users (environment_id, directory_id, organization_id, id, user_id, user_name, user_name_key, external_id, email, email_key,
   active, manager_id, attributes, created_at, updated_at)
-SELECT d.id, d.organization_id, 'diruser_' || substr(u.id, 5), u.id, u.email, u.email_key, '00u' || substr(u.id, 5), u.email, u.email_key, 1, '',
+SELECT d.environment_id, d.id, d.organization_id, 'diruser_' || substr(u.id, 5), u.id, u.email, u.email_key, '00u' || substr(u.id, 5), u.email, u.email_key, 1, '',
   '{"name":{"familyName":"Rivers","givenName":"Dana"},"displayName":"Dana Rivers","emails":[{"value":"' || u.email || '","type":"work","primary":true}]}',
   u.created_at, u.updated_at
 FROM scim_directories d CROSS JOIN memberships m CROSS JOIN users u

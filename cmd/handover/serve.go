@@ -72,6 +72,7 @@ The first SIGINT or SIGTERM finishes what is in flight, a second one kills.
 	f.StringVar(&s.config.DebugAddr, "debug-addr", "", "address for Go's profiler, for yourself alone (default off)")
 	oneOf(cmd, &s.logFormat, "log-format", "text", []string{"text", "json"}, "how to log, on stderr")
 	oneOf(cmd, &s.logLevel, "log-level", "info", []string{"debug", "info", "warn", "error"}, "what to log")
+	f.Var((*prefixes)(&s.config.Proxies), "trusted-proxy", "network of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8 (repeatable)")
 	f.StringVar(&s.config.PublicURL, "public-url", "", "https://… where clients reach this service, for links to itself (default where they ask)")
 	f.StringVar(&s.config.TLSCert, "tls-cert", "", "file of the certificate chain to serve TLS with, in PEM (default no TLS)")
 	f.StringVar(&s.config.TLSKey, "tls-key", "", "file of the certificate's key, in PEM")

@@ -55,6 +55,7 @@ type Config struct {
 	ShutdownGrace time.Duration  // for requests and attempts under way; default 20 s
 	Retention     time.Duration  // age at which events are deleted; default DefaultRetention, negative: never
 	PublicURL     string         // where clients reach the service, for links to itself; default where they ask
+	Proxies       []netip.Prefix // that say in X-Forwarded-For whom they speak for; default none
 	ClientRate    float64        // requests a second of one API client or directory; default DefaultClientRate
 	TLSCert       string         // file of the certificate chain to serve TLS with, PEM; default no TLS
 	TLSKey        string         // file of its key, PEM
@@ -276,7 +277,7 @@ func (s *service) run(ctx context.Context, listener net.Listener, ready Ready) e
 func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	doors := newDoors(listener, min(maxClients, descriptors()/4))
 	server := &http.Server{
-		Handler:           turnAway(s.handler()),
+		Handler:           turnAway(s.behindProxies(s.handler())),
 		ConnState:         doors.state,
 		ConnContext:       doors.context,
 		ReadHeaderTimeout: 10 * time.Second,

@@ -42,7 +42,7 @@ type (
 	SCIMGroup = store.SCIMGroup
 )
 
-// Errors that callers match. After any of them nothing was changed.
+// Errors that callers match. After any of them but ErrUnsure nothing was changed.
 var (
 	ErrOrganizationNotFound = errors.New("there is no such organization")
 	ErrUserNotFound         = errors.New("there is no such user")
@@ -60,6 +60,9 @@ var (
 	// ErrUnavailable means that nothing was changed because the database could not
 	// be reached or written; the same may be asked again.
 	ErrUnavailable = ingest.ErrUnavailable
+	// ErrUnsure means that the database was lost while it committed: the change may
+	// have been made.
+	ErrUnsure = store.ErrUnsure
 )
 
 // Reasons of removals.
@@ -256,6 +259,8 @@ func (d *Directory) do(ctx context.Context, c *command) error {
 		return begun.error
 	case c.taken != nil && store.Taken(err):
 		return c.taken
+	case errors.Is(err, ErrUnsure):
+		return fmt.Errorf("change directory: %w", err)
 	case d.Store.Transient(err) || errors.Is(err, groupcommit.ErrClosed) || errors.Is(err, groupcommit.ErrWithdrawn):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -53,6 +53,10 @@ func (d *Directory) Apply(ctx context.Context, in Inbound) (Applied, error) {
 			done.EventID, done.Repeated, done.Effect = a.IDs[0], true, EffectKnown
 			return nil
 		}
+		// What is said to be in the future would make later news stale.
+		if news.at = ev.OccurredAt; news.at.After(c.Now) {
+			news.at = c.Now
+		}
 		done.Effect, err = news.apply(c)
 		deleting = ev.Type == typeOrganizationDeleted && done.Effect == EffectRemoved
 		return err
@@ -161,7 +165,7 @@ func (n *news) need() store.Need {
 	}
 	if n.scim.ID != "" {
 		need.Users = append(need.Users, store.UserRef{Email: n.scim.Email})
-		need.SCIMUsers = []store.SCIMRef{{DirectoryID: n.organization.ID, ID: n.scim.ID}, {DirectoryID: n.organization.ID, ExternalID: n.scim.ProviderID}}
+		need.SCIMUsers = []store.SCIMRef{{DirectoryID: n.directoryID(), ID: n.scim.ID}, {DirectoryID: n.directoryID(), ExternalID: n.scim.ProviderID}}
 	}
 	if n.session.ID != "" {
 		need.Sessions = []string{n.session.ID}
@@ -246,10 +250,10 @@ func (n *news) created(c *store.Change) (Effect, error) {
 		m.ChangedAt = later(m.ChangedAt, n.at)
 		c.PutMembership(m)
 		return n.forward(c)
-	case left(m) && !m.ChangedAt.IsZero() && !n.at.After(m.ChangedAt):
-		c.PutMembership(m)
+	case n.late(c, u, m):
 		return EffectStale, nil
 	}
+	n.revive(c, u, n.user.Email)
 	return EffectAdded, n.d.join(c, u, m, n.at, "upstream", &n.event)
 }
 
@@ -280,8 +284,7 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 		c.Announce(n.event, nil)
 		return EffectRemoved, n.leave(c, u, m, departure{keep: true})
 	}
-	if left(m) && !m.ChangedAt.IsZero() && !n.at.After(m.ChangedAt) {
-		c.PutMembership(m)
+	if m.Status != store.MembershipActive && n.late(c, u, m) {
 		return EffectStale, nil
 	}
 	c.Announce(n.event, nil)
@@ -290,7 +293,8 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 		c.PutMembership(m)
 		return EffectRecorded, nil
 	}
-	if m.Status == store.MembershipInactive {
+	if !m.ChangedAt.IsZero() || m.RemovalSeq > 0 {
+		n.revive(c, u, n.user.Email)
 		return EffectAdded, n.d.join(c, u, m, n.at, "upstream", nil)
 	}
 	// Nobody knew them: they are a member, and not by this.
@@ -300,11 +304,15 @@ func (n *news) updated(c *store.Change) (Effect, error) {
 }
 
 func (n *news) invited(c *store.Change) (Effect, error) {
-	_, m := n.membership(c)
-	if left(m) && n.at.After(m.ChangedAt) {
-		m.Status, m.ProvisioningMethod, m.UpdatedAt = store.MembershipPendingInvite, "invitation", micros(c.Now)
+	u, m := n.membership(c)
+	if n.late(c, u, m) {
+		return EffectStale, nil
 	}
-	c.PutMembership(m)
+	if left(m) {
+		m.Status, m.ProvisioningMethod, m.UpdatedAt = store.MembershipPendingInvite, "invitation", micros(c.Now)
+		m.ChangedAt = n.at
+		c.PutMembership(m)
+	}
 	return n.forward(c)
 }
 
@@ -325,13 +333,13 @@ func (n *news) userDeleted(c *store.Change) (Effect, error) {
 			return "", err
 		}
 	}
-	if hasMembership(c, u) {
+	if hasMembership(c, u, "") {
 		return EffectStale, nil // they became a member after it
 	}
 	for _, s := range c.Sessions(u) {
 		revoke(c, s)
 	}
-	u.DeletedAt, u.UpdatedAt = micros(c.Now), micros(c.Now)
+	u.DeletedAt, u.UpdatedAt = micros(n.at), micros(c.Now)
 	c.PutUser(u)
 	c.Announce(n.event, nil)
 	return EffectRemoved, nil
@@ -381,6 +389,8 @@ func (n *news) signedIn(c *store.Change) (Effect, error) {
 		if strings.EqualFold(told.Status, string(store.SessionRevoked)) {
 			s.Status = store.SessionRevoked
 		}
+	case n.event.Type == typeLogin && s.Status == store.SessionActive && n.reachesWhatEnded(c, u, s):
+		s.Status, s.ExpiredAt = store.SessionRevoked, micros(c.Now)
 	case n.event.Type == typeLogin && n.at.After(u.LastLoginAt):
 		u.LastLoginAt = micros(n.at)
 		c.PutUser(u)
@@ -397,12 +407,13 @@ func (n *news) directoryUser(c *store.Change) (Effect, error) {
 	u := n.directoryPerson(c)
 	m := membershipOf(c, u, n.organization.ID)
 	if active {
-		back := !m.ChangedAt.IsZero() && n.at.After(m.ChangedAt) &&
+		back := !m.ChangedAt.IsZero() && !n.late(c, u, m) &&
 			(m.Status == store.MembershipInactive || m.Status == store.MembershipRemoved && m.Reason == ReasonUpstream && n.event.Type == typeDirectoryUserCreated)
 		if !back {
 			return n.forward(c)
 		}
 		c.Announce(n.event, nil)
+		n.revive(c, u, n.scim.Email)
 		return EffectAdded, n.d.join(c, u, m, n.at, "upstream", nil)
 	}
 	n.learnOrganization(c)
@@ -434,7 +445,9 @@ func (n *news) person(c *store.Change) *User {
 	made := u == nil
 	if made {
 		u = &User{EnvironmentID: n.env, ID: n.user.ID, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
-		n.takeOver(c, u)
+		if p := c.User(n.env, store.UserRef{Email: n.user.Email}); p != nil && p.Provisional && p.DeletedAt.IsZero() {
+			takeOver(c, u, p)
+		}
 	}
 	before := *u
 	n.learnUser(c, u)
@@ -446,9 +459,6 @@ func (n *news) person(c *store.Change) *User {
 
 // learnUser keeps what the event says of its user.
 func (n *news) learnUser(c *store.Change, u *User) {
-	if !u.DeletedAt.IsZero() && n.event.Type == events.MembershipCreated.Name && n.at.After(u.DeletedAt) {
-		u.DeletedAt = time.Time{} // they are back
-	}
 	if !u.DeletedAt.IsZero() {
 		return
 	}
@@ -468,11 +478,7 @@ func (n *news) learnUser(c *store.Change, u *User) {
 
 // takeOver gives a user who is told for the first time what is known of them
 // under an id that was made here, because a directory had told of them first.
-func (n *news) takeOver(c *store.Change, u *User) {
-	p := c.User(n.env, store.UserRef{Email: n.user.Email})
-	if p == nil || !p.Provisional || !p.DeletedAt.IsZero() {
-		return
-	}
+func takeOver(c *store.Change, u, p *User) {
 	for _, m := range c.Memberships(p) {
 		moved := *m
 		moved.UserID = u.ID
@@ -491,10 +497,10 @@ func (n *news) takeOver(c *store.Change, u *User) {
 // directoryPerson finds whom a directory means: by its own id, by the provider's,
 // by email in any letter case. Somebody unknown becomes known.
 func (n *news) directoryPerson(c *store.Change) *User {
-	ref := store.SCIMRef{DirectoryID: n.organization.ID, ID: n.scim.ID}
+	ref := store.SCIMRef{DirectoryID: n.directoryID(), ID: n.scim.ID}
 	s := c.SCIMUser(ref)
 	if s == nil && n.scim.ProviderID != "" {
-		s = c.SCIMUser(store.SCIMRef{DirectoryID: n.organization.ID, ExternalID: n.scim.ProviderID})
+		s = c.SCIMUser(store.SCIMRef{DirectoryID: n.directoryID(), ExternalID: n.scim.ProviderID})
 	}
 	var u *User
 	if s != nil {
@@ -509,7 +515,7 @@ func (n *news) directoryPerson(c *store.Change) *User {
 		c.PutUser(u)
 	}
 	if s == nil {
-		s = &SCIMUser{DirectoryID: n.organization.ID, OrganizationID: n.organization.ID, ID: n.scim.ID, CreatedAt: micros(c.Now)}
+		s = &SCIMUser{EnvironmentID: n.env, DirectoryID: n.directoryID(), OrganizationID: n.organization.ID, ID: n.scim.ID, CreatedAt: micros(c.Now)}
 	}
 	s.UserID, s.Email, s.UpdatedAt = u.ID, n.scim.Email, micros(c.Now)
 	if n.scim.ProviderID != "" {
@@ -518,6 +524,47 @@ func (n *news) directoryPerson(c *store.Change) *User {
 	s.Active = n.event.Type != typeDirectoryUserDeleted && (n.scim.Active == nil || *n.scim.Active)
 	c.PutSCIMUser(s)
 	return u
+}
+
+// directoryID stands for the directory of which a source tells.
+func (n *news) directoryID() string { return n.env + "/" + n.organization.ID }
+
+// late tells whether the news of somebody's being a member, or invited, are older
+// than what is known to have ended: the membership, the account, the
+// organization.
+func (n *news) late(c *store.Change, u *User, m *Membership) bool {
+	o := c.Organization(n.env, store.OrganizationRef{ID: n.organization.ID})
+	return m.Status != store.MembershipActive && !m.ChangedAt.IsZero() && !n.at.After(m.ChangedAt) ||
+		!u.DeletedAt.IsZero() && !n.at.After(u.DeletedAt) ||
+		o != nil && o.State != store.OrganizationActive
+}
+
+// revive gives a person back the account that went, with what is unique of it if
+// nobody else has that by now.
+func (n *news) revive(c *store.Change, u *User, email string) {
+	if u.DeletedAt.IsZero() {
+		return
+	}
+	byEmail, byExternalID := c.User(n.env, store.UserRef{Email: email}), c.User(n.env, store.UserRef{ExternalID: n.user.ExternalID})
+	u.DeletedAt, u.UpdatedAt, u.Email, u.ExternalID = time.Time{}, micros(c.Now), email, n.user.ExternalID
+	if byEmail != nil && byEmail.ID != u.ID && byEmail.DeletedAt.IsZero() {
+		u.Email = ""
+	}
+	if byExternalID != nil && byExternalID.ID != u.ID {
+		u.ExternalID = ""
+	}
+	c.PutUser(u)
+}
+
+// reachesWhatEnded tells whether a session that began then reaches an organization
+// that the person has left since.
+func (n *news) reachesWhatEnded(c *store.Change, u *User, s *Session) bool {
+	for _, id := range append([]string{s.OrganizationID}, s.Organizations...) {
+		if m := c.Membership(u, id); m != nil && left(m) && !n.at.After(m.ChangedAt) {
+			return true
+		}
+	}
+	return false
 }
 
 // learnOrganization keeps what the event says of its organization.

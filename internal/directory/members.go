@@ -117,6 +117,7 @@ func (d *Directory) begin(c *store.Change, u *User, m *Membership, n NewMembersh
 		return err
 	}
 	m.Status, m.ProvisioningMethod, m.UpdatedAt = store.MembershipPendingInvite, "invitation", micros(c.Now)
+	m.ChangedAt = later(m.ChangedAt, c.Now) // what is told of earlier removals is over
 	c.PutMembership(m)
 	c.Announce(ev, nil)
 	return nil
@@ -263,6 +264,9 @@ func (d *Directory) Import(ctx context.Context, env, organizationID string, memb
 				m.Roles = append(m.Roles, events.Role{Name: name})
 			}
 			m.JoinedAt, m.ChangedAt = p.JoinedAt, p.JoinedAt
+			if p.JoinedAt.After(c.Now) {
+				m.JoinedAt, m.ChangedAt = micros(c.Now), c.Now // or later removals would be stale
+			}
 			c.PutMembership(m)
 			added++
 		}
@@ -286,15 +290,20 @@ func imported(c *store.Change, env string, p Imported, listed map[string]*User) 
 		}
 		return byID, nil
 	}
+	var provisional *User
 	for _, ref := range []store.UserRef{{ExternalID: p.ExternalID}, {Email: p.Email}} {
 		if ref == (store.UserRef{}) {
 			continue
 		}
-		if u := c.User(env, ref); u != nil && u.DeletedAt.IsZero() {
-			if p.ID != "" {
-				return nil, ErrUserExists
-			}
+		u := c.User(env, ref)
+		switch {
+		case u == nil || !u.DeletedAt.IsZero():
+		case p.ID == "":
 			return u, nil
+		case u.Provisional:
+			provisional = u
+		default:
+			return nil, ErrUserExists
 		}
 	}
 	u := &User{EnvironmentID: env, ID: p.ID, Email: p.Email, ExternalID: p.ExternalID, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
@@ -302,6 +311,9 @@ func imported(c *store.Change, env string, p Imported, listed map[string]*User) 
 		u.ID = newID("usr_")
 	}
 	u.Profile.Name = p.Name
+	if provisional != nil {
+		takeOver(c, u, provisional)
+	}
 	for _, name := range names {
 		listed[name] = u
 	}

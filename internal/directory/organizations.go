@@ -55,8 +55,8 @@ var (
 
 func micros(t time.Time) time.Time { return t.Truncate(time.Microsecond) }
 
-// DeleteOrganization removes all members, and returns when that is done. From
-// the first moment on the organization is gone for everybody else.
+// DeleteOrganization removes all members, and returns when that is done, or will
+// be. From the first moment on the organization is gone for everybody else.
 func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref) error {
 	by := store.OrganizationRef{ID: ref.ID, ExternalID: ref.ExternalID}
 	var id string
@@ -80,7 +80,12 @@ func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref)
 	if err != nil {
 		return err
 	}
-	return d.emptyOrganization(ctx, env, id)
+	if err := d.emptyOrganization(ctx, env, id); err != nil {
+		// It is deleted, and its members will be.
+		d.log().WarnContext(ctx, "an organization's members are removed later", "organization_id", id, "error", err)
+		d.finishSoon()
+	}
+	return nil
 }
 
 // leavers is how many members of a deleted organization are removed at a time.

@@ -70,7 +70,11 @@ func (d *Directory) leave(c *store.Change, u *User, m *Membership, o departure) 
 	if !told {
 		c.Announce(ev, func(seq int64) { m.RemovalSeq = seq })
 	}
-	if o.account != "" && !hasMembership(c, u) {
+	directoryOf := ""
+	if o.reason == ReasonSCIM {
+		directoryOf = m.OrganizationID
+	}
+	if o.account != "" && !hasMembership(c, u, directoryOf) {
 		if err := d.deleteAccount(c, u, m.OrganizationID, o); err != nil {
 			return Removal{}, err
 		}
@@ -86,10 +90,12 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// hasMembership tells whether a membership is left to a person.
-func hasMembership(c *store.Change, u *User) bool {
+// hasMembership tells whether a membership is left to a person. One that is
+// INACTIVE is not, unless a directory asks, of which it is not the organization: it
+// has no say in others.
+func hasMembership(c *store.Change, u *User, directoryOf string) bool {
 	for _, m := range c.Memberships(u) {
-		if !left(m) {
+		if !left(m) || m.Status == store.MembershipInactive && directoryOf != "" && directoryOf != m.OrganizationID {
 			return true
 		}
 	}
@@ -114,7 +120,7 @@ func (d *Directory) deleteAccount(c *store.Change, u *User, organizationID strin
 			c.PutSession(s)
 		}
 	}
-	u.DeletedAt, u.UpdatedAt = c.Now, c.Now
+	u.DeletedAt, u.UpdatedAt = micros(o.at), micros(c.Now)
 	c.PutUser(u)
 	c.Announce(ev, nil)
 	return nil
@@ -129,7 +135,11 @@ func (d *Directory) membershipRemoved(c *store.Change, u *User, m *Membership, o
 		if len(sessions) > 0 {
 			more = append(more, events.Member{Name: "revoked_sessions", Value: sessions})
 		}
-		return events.Extend(*o.told, more...)
+		ev, err := events.Extend(*o.told, more...)
+		if err != nil {
+			return *o.told, nil // it would be too large
+		}
+		return ev, nil
 	}
 	data := events.Membership{
 		Organization: organizationData(c, u.EnvironmentID, m.OrganizationID), User: userData(u),
@@ -248,10 +258,6 @@ func (d *Directory) join(c *store.Change, u *User, m *Membership, at time.Time, 
 	}
 	if m.RemovalSeq > 0 {
 		c.Supersede(m.RemovalSeq)
-	}
-	if !u.DeletedAt.IsZero() {
-		u.DeletedAt, u.UpdatedAt = time.Time{}, c.Now
-		c.PutUser(u)
 	}
 	m.Status, m.RemovalSeq, m.Reason, m.Successor = store.MembershipActive, 0, "", nil
 	m.ChangedAt, m.JoinedAt, m.UpdatedAt, m.ProvisioningMethod = later(m.ChangedAt, at), at, c.Now, method

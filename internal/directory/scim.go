@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"github.com/handover-dev/handover/events"
@@ -12,7 +13,7 @@ import (
 // CreateSCIMUser makes a user of a directory and, if active, a member of its
 // organization: the account with the same email, or a new one.
 func (d *Directory) CreateSCIMUser(ctx context.Context, dir SCIMDirectory, n SCIMUser) (SCIMUser, error) {
-	n.DirectoryID, n.OrganizationID, n.ID = dir.ID, dir.OrganizationID, newID("diruser_")
+	n.EnvironmentID, n.DirectoryID, n.OrganizationID, n.ID = dir.EnvironmentID, dir.ID, dir.OrganizationID, newID("diruser_")
 	need := store.Need{
 		EnvironmentID: dir.EnvironmentID, Users: []store.UserRef{{Email: n.Email}}, Organizations: []store.OrganizationRef{{ID: dir.OrganizationID}},
 		SCIMUsers: []store.SCIMRef{{DirectoryID: dir.ID, UserName: n.UserName}},
@@ -80,7 +81,7 @@ func (d *Directory) ChangeSCIMUser(ctx context.Context, dir SCIMDirectory, id st
 	ref := store.SCIMRef{DirectoryID: dir.ID, ID: id}
 	need := store.Need{EnvironmentID: dir.EnvironmentID, Organizations: []store.OrganizationRef{{ID: dir.OrganizationID}}, SCIMUsers: []store.SCIMRef{ref}}
 	var changed SCIMUser
-	err := d.do(ctx, &command{need: need, events: 1, taken: ErrUserNameTaken, decide: func(c *store.Change) error {
+	cmd := &command{need: need, events: 1, taken: ErrUserNameTaken, decide: func(c *store.Change) error {
 		s := c.SCIMUser(ref)
 		if s == nil {
 			return ErrNotFound
@@ -89,7 +90,7 @@ func (d *Directory) ChangeSCIMUser(ctx context.Context, dir SCIMDirectory, id st
 		if err != nil {
 			return err
 		}
-		next.DirectoryID, next.OrganizationID, next.ID, next.UserID = s.DirectoryID, s.OrganizationID, s.ID, s.UserID
+		next.EnvironmentID, next.DirectoryID, next.OrganizationID, next.ID, next.UserID = s.EnvironmentID, s.DirectoryID, s.OrganizationID, s.ID, s.UserID
 		next.CreatedAt, next.UpdatedAt = s.CreatedAt, micros(c.Now)
 		if next.Active != s.Active {
 			if err := d.switchSCIMUser(c, dir, &next); err != nil {
@@ -100,7 +101,15 @@ func (d *Directory) ChangeSCIMUser(ctx context.Context, dir SCIMDirectory, id st
 		c.PutSCIMUser(s)
 		changed = next
 		return nil
-	}})
+	}}
+	err := d.do(ctx, cmd)
+	if errors.Is(err, ErrUserNameTaken) {
+		// It may be the email, of an account that is to be the person's from now on.
+		if s, readErr := d.SCIMUser(ctx, dir, id); readErr == nil && s.Email != "" {
+			cmd.need.Users = []store.UserRef{{Email: s.Email}}
+			err = d.do(ctx, cmd)
+		}
+	}
 	return changed, err
 }
 

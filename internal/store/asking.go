@@ -121,7 +121,7 @@ func (s *Store) askingTx(ctx context.Context, f func(a *asking) error) error {
 			return err
 		}
 		if err := tx.Commit(); err != nil {
-			return fmt.Errorf("commit: %w", err)
+			return fmt.Errorf("commit: %w: %w", ErrUnsure, err)
 		}
 		return nil
 	})

@@ -74,6 +74,9 @@ func (d dialect) violated(err error) bool {
 
 // collided tells whether a transaction failed only because of another one.
 func (d dialect) collided(err error) bool {
+	if errors.Is(err, errMoved) {
+		return true
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code {

@@ -151,7 +151,8 @@ type SCIMToken struct {
 
 // A SCIMUser is a person as a directory sees them.
 type SCIMUser struct {
-	DirectoryID string
+	EnvironmentID string
+	DirectoryID   string
 	// OrganizationID is the one that the directory opens.
 	OrganizationID string
 	ID             string // diruser_…

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -254,7 +255,7 @@ func (c *Change) SCIMUser(ref SCIMRef) *SCIMUser {
 func (c *Change) SCIMUsers(u *User) []*SCIMUser {
 	var all []*SCIMUser
 	for _, s := range c.scimUsersOf[u.ID] {
-		if s.UserID == u.ID && c.scimUsers.get(keyOf(s.DirectoryID, s.ID)) == s {
+		if s.UserID == u.ID && s.EnvironmentID == u.EnvironmentID && c.scimUsers.get(keyOf(s.DirectoryID, s.ID)) == s {
 			all = append(all, s)
 		}
 	}
@@ -457,6 +458,11 @@ func (c *Change) read(ctx context.Context, a *asking, needs []Need, known *known
 			return err
 		}
 	}
+	for _, r := range all {
+		if r.moved() {
+			return errMoved
+		}
+	}
 	known.ask(a)
 	for _, step := range []func(*reading){(*reading).resolveOthers, (*reading).others} {
 		for _, r := range all {
@@ -567,8 +573,8 @@ func (r *reading) rows() {
 	in(r, "organizations", r.organizationIDs, `SELECT `+organizationColumns+` FROM organizations`, `id`, ` ORDER BY id`+r.lock("SHARE"), organizationTable.scan,
 		func(o *Organization) { r.c.organizations.add(keyOf(r.env, o.ID), o) })
 	if len(r.users) > 0 {
-		ask(r.a, "directory users", `SELECT `+scimUserColumns+` FROM directory_users WHERE user_id `+r.a.s.in("$1", "text")+` ORDER BY directory_id, id`+r.lock("UPDATE"),
-			scimUserTable.scan, r.addSCIM, list(r.a.s.dialect, r.users.sorted()))
+		ask(r.a, "directory users", `SELECT `+scimUserColumns+` FROM directory_users WHERE environment_id = $1 AND user_id `+r.a.s.in("$2", "text")+` ORDER BY directory_id, id`+r.lock("UPDATE"),
+			scimUserTable.scan, r.addSCIM, r.env, list(r.a.s.dialect, r.users.sorted()))
 	}
 	// Of nobody, or given to another account meanwhile.
 	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, scimUserColumns, r.lock("UPDATE"), scimUserTable.scan, r.addSCIM)
@@ -613,6 +619,19 @@ func (r *reading) addSCIM(u *SCIMUser) {
 	}
 	index(&r.c.scimUsersOf, u.UserID, u)
 	r.c.scimUsers.add(key, u)
+}
+
+// errMoved says that somebody became the user of another account while it was
+// read: what belongs to that one was not.
+var errMoved = errors.New("a directory's user was given another account meanwhile")
+
+func (r *reading) moved() bool {
+	for _, u := range r.c.scimUsers.byKey {
+		if u.EnvironmentID == r.env && u.UserID != "" && !r.users[u.UserID] {
+			return true
+		}
+	}
+	return false
 }
 
 // resolveOthers finds who else may play a part: managers, and those who were named.

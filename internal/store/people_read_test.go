@@ -69,7 +69,7 @@ func TestRowsOfPeopleAreReadAsTheyWereWritten(t *testing.T) {
 			ExpiredAt: at(6), LogoutAt: at(7),
 		}, Session{EnvironmentID: "env_1", ID: "ses_2"})
 		roundTrip(t, s, scimUserTable, SCIMUser{
-			DirectoryID: "dir_1", OrganizationID: "org_1", ID: "diruser_1", UserID: "usr_1", UserName: "Ada", ExternalID: "ext", Email: "Ada@Example.com", Active: true,
+			EnvironmentID: "env_1", DirectoryID: "dir_1", OrganizationID: "org_1", ID: "diruser_1", UserID: "usr_1", UserName: "Ada", ExternalID: "ext", Email: "Ada@Example.com", Active: true,
 			ManagerID: "diruser_2", Attributes: json.RawMessage(`{"displayName": "\u0000"}`), CreatedAt: at(1), UpdatedAt: at(2),
 		}, SCIMUser{DirectoryID: "dir_1", ID: "diruser_2", Attributes: json.RawMessage(`{}`)})
 		roundTrip(t, s, scimGroupTable, SCIMGroup{
@@ -611,7 +611,7 @@ ON CONFLICT DO NOTHING`,
 		`INSERT INTO sessions (` + sessionColumns + `)
 SELECT 'env_1', 'ses_' || (100000 + i), 'usr_' || (100000 + i / 5), 'org_1000', '[]', 'active', 1, 1, 1, 0, 0, 0, 0 FROM generate_series(0, $1::int * 50 - 1) i`,
 		`INSERT INTO directory_users (` + scimUserColumns + `)
-SELECT 'dir_' || (i % $1::int), 'org_1000', 'diruser_' || (100000 + i), '', i || '', i || '', 'e' || i, '', '', 1, '', '{}', 1, 1 FROM generate_series(0, $1::int * 100 - 1) i`,
+SELECT 'env_1', 'dir_' || (i % $1::int), 'org_1000', 'diruser_' || (100000 + i), '', i || '', i || '', 'e' || i, '', '', 1, '', '{}', 1, 1 FROM generate_series(0, $1::int * 100 - 1) i`,
 		`INSERT INTO directory_groups (` + scimGroupColumns + `)
 SELECT 'dir_' || (i % $1::int), 'dirgroup_' || (100000 + i), 'Group ' || i, '', '["diruser_1"]', 1, 1 FROM generate_series(0, $1::int * 10 - 1) i`,
 	} {

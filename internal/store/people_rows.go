@@ -80,7 +80,7 @@ var (
 	}
 	scimUserTable = table[SCIMUser]{
 		name: "directory_users", key: "directory_id, id", scan: scanSCIMUser, args: argsSCIMUser,
-		columns: columnsOf(`directory_id text, organization_id text, id text, user_id text, user_name text, user_name_key text, external_id text, email text, email_key text,
+		columns: columnsOf(`environment_id text, directory_id text, organization_id text, id text, user_id text, user_name text, user_name_key text, external_id text, email text, email_key text,
   active bigint, manager_id text, attributes text, created_at bigint, updated_at bigint`),
 	}
 	scimGroupTable = table[SCIMGroup]{
@@ -201,7 +201,7 @@ func argsSession(s *Session) []any {
 func scanSCIMUser(u *SCIMUser, scan func(...any) error) error {
 	var userNameKey, emailKey, attributes string
 	var active, created, updated int64
-	if err := scan(&u.DirectoryID, &u.OrganizationID, &u.ID, &u.UserID, &u.UserName, &userNameKey, &u.ExternalID, &u.Email, &emailKey,
+	if err := scan(&u.EnvironmentID, &u.DirectoryID, &u.OrganizationID, &u.ID, &u.UserID, &u.UserName, &userNameKey, &u.ExternalID, &u.Email, &emailKey,
 		&active, &u.ManagerID, &attributes, &created, &updated); err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func argsSCIMUser(u *SCIMUser) []any {
 		attributes = string(u.Attributes)
 	}
 	return []any{
-		u.DirectoryID, u.OrganizationID, u.ID, u.UserID, u.UserName, strings.ToLower(u.UserName), u.ExternalID, u.Email, strings.ToLower(u.Email),
+		u.EnvironmentID, u.DirectoryID, u.OrganizationID, u.ID, u.UserID, u.UserName, strings.ToLower(u.UserName), u.ExternalID, u.Email, strings.ToLower(u.Email),
 		bit(u.Active), u.ManagerID, attributes, microsOf(u.CreatedAt), microsOf(u.UpdatedAt),
 	}
 }

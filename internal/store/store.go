@@ -35,6 +35,8 @@ var (
 	ErrConflict    = errors.New("conflict")
 	ErrNewerSchema = errors.New("the database was written by a newer version of handover")
 	ErrWrongKey    = errors.New("the secrets in the database were encrypted with another master key")
+	// ErrUnsure is matched by the error of a commit: it may have been made.
+	ErrUnsure = errors.New("it is not known whether it was committed")
 )
 
 //go:embed migrations

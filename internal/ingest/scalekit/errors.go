@@ -68,8 +68,8 @@ func tooMany(text string, wait time.Duration) *refusal {
 // knows what the directory's errors mean in the API.
 //
 // unavailable makes SDKs ask again, and so must not be the answer to anything
-// that may have been done: ErrUnavailable promises that, a context that ended
-// does not.
+// that may have been done: ErrUnavailable promises that, ErrUnsure and a context
+// that ended do not.
 func (h *Handler) refusal(ctx context.Context, err error) *refusal {
 	var no *refusal
 	switch {
@@ -93,6 +93,8 @@ func (h *Handler) refusal(ctx context.Context, err error) *refusal {
 		return invalid(SuccessorHeader, "member", "has to be another active member of the organization")
 	case errors.Is(err, directory.ErrPageToken):
 		return invalid("page_token", "page_token", "has to come from an answer of this list")
+	case errors.Is(err, directory.ErrUnsure):
+		return refuse(connect.CodeDeadlineExceeded, "the database was lost while it committed; it may have been done")
 	case errors.Is(err, directory.ErrUnavailable):
 		return h.unavailable(ctx, err)
 	case errors.Is(err, context.Canceled):

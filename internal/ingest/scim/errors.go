@@ -69,7 +69,7 @@ func (h *Handler) problemOf(ctx context.Context, err error) *problem {
 		err = &problem{status: http.StatusConflict, scimType: uniqueness, detail: "the directory has a user with this userName"}
 	case errors.Is(err, directory.ErrUserExists), errors.Is(err, directory.ErrMembershipExists), errors.Is(err, store.ErrConflict):
 		err = &problem{status: http.StatusConflict, scimType: uniqueness, detail: "there is one like it already"}
-	case errors.Is(err, directory.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, directory.ErrUnavailable), errors.Is(err, directory.ErrUnsure), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		if ctx.Err() == nil {
 			h.log().ErrorContext(ctx, "the database failed a request of a directory", "error", err)
 		}

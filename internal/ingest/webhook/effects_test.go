@@ -483,24 +483,27 @@ func TestWhoSignsWronglyHasToWait(t *testing.T) {
 	}
 	in.rejected()
 	good := message{id: "msg_1", body: removal("evt_1")}
-	if r := in.send(good); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") != "4" || in.rejected() != "idp blocked" {
+	bad := message{id: "msg_1", body: removal("evt_1"), key: signing.NewKey()}
+	if r := in.send(bad); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") != "4" || in.rejected() != "idp blocked" {
 		t.Errorf("blocked: %+v", r)
 	}
-	large := message{id: "msg_1", body: strings.Repeat("x", events.MaxSize+1)}
-	if r := in.send(large); r.status != http.StatusTooManyRequests {
-		t.Errorf("blocked, with a large body: %+v", r)
+	if r := in.send(good); r.status != http.StatusCreated { // strangers do not cut off who signs
+		t.Errorf("a signature that holds: %+v", r)
 	}
-	second := good
+	second := bad
 	second.path = "/webhooks/second"
-	if r := in.send(second); r.status != http.StatusCreated {
+	if r := in.send(second); r.status != http.StatusUnauthorized {
 		t.Errorf("another source: %+v", r)
 	}
 	from.Store("192.0.2.2")
-	if r := in.send(good); r.status != http.StatusOK {
+	if r := in.send(bad); r.status != http.StatusUnauthorized {
 		t.Errorf("another address: %+v", r)
 	}
 	from.Store("192.0.2.1")
-	ahead.Store(int64(4 * time.Second))
+	ahead.Store(int64(8 * time.Second))
+	if r := in.send(bad); r.status != http.StatusUnauthorized {
+		t.Errorf("after the wait: %+v", r)
+	}
 	for range 20 { // what holds costs nothing
 		if r := in.send(good); r.status != http.StatusOK {
 			t.Errorf("after the wait: %+v", r)

@@ -62,7 +62,7 @@ type Handler struct {
 	// nobody.
 	OnReject func(source, reason string)
 	// Failures are the signatures, by source and address, that did not hold. An
-	// address that sent too many of them has to wait before it is heard again. The
+	// address that sent too many of them is told to wait before it sends more. The
 	// zero value is ready.
 	Failures limit.Limiter
 	// Address is what Failures knows the sender of a request by; nil: the address
@@ -220,10 +220,6 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, src *source, arri
 	if r.Method != http.MethodPost {
 		return outcome{}, &rejection{status: http.StatusMethodNotAllowed, reason: ReasonMethod, detail: "send webhooks with POST", allow: http.MethodPost}
 	}
-	sender := src.ID + " " + h.Address(r)
-	if wait, blocked := h.Failures.Blocked(sender); blocked {
-		return outcome{}, &rejection{status: http.StatusTooManyRequests, reason: ReasonBlocked, detail: "too many webhooks from this address were not signed as they must be", wait: wait}
-	}
 	body, no := read(w, r)
 	if no == nil {
 		no = checkMedia(r)
@@ -233,7 +229,7 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, src *source, arri
 	}
 	if no != nil {
 		if no.status == http.StatusUnauthorized {
-			h.Failures.Spend(sender)
+			no = h.slowDown(src.ID+" "+h.Address(r), no)
 		}
 		return outcome{}, no
 	}
@@ -252,6 +248,17 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, src *source, arri
 		return outcome{Effect: EffectUnmapped}, nil
 	}
 	return h.record(r, src, ev, body)
+}
+
+// slowDown counts a signature that did not hold against its sender. One that holds
+// is taken whoever else sends from the same address.
+func (h *Handler) slowDown(sender string, no *rejection) *rejection {
+	wait, blocked := h.Failures.Blocked(sender)
+	h.Failures.Spend(sender)
+	if blocked {
+		return &rejection{status: http.StatusTooManyRequests, reason: ReasonBlocked, detail: "too many webhooks from this address were not signed as they must be", wait: wait}
+	}
+	return no
 }
 
 func noSource() *rejection {

@@ -84,9 +84,10 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_user ON sessions (user_id, environment_id, id);
 CREATE INDEX sessions_active ON sessions (user_id, environment_id) WHERE status = 'active';
 
--- People as a SCIM client sees them; directory_id is an organization's id for
--- those that webhooks of a directory told.
+-- People as a SCIM client sees them; directory_id is the environment and the
+-- organization, with a slash between, for those that webhooks of a directory told.
 CREATE TABLE directory_users (
+  environment_id text   COLLATE "C" NOT NULL,
   directory_id  text   COLLATE "C" NOT NULL,
   organization_id text   COLLATE "C" NOT NULL,
   id            text   COLLATE "C" NOT NULL,
@@ -106,7 +107,7 @@ CREATE TABLE directory_users (
 CREATE INDEX directory_users_listed ON directory_users (directory_id, id);
 CREATE UNIQUE INDEX directory_users_name ON directory_users (user_name_key, directory_id) WHERE user_name_key <> '';
 CREATE INDEX directory_users_external ON directory_users (external_id, directory_id) WHERE external_id <> '';
-CREATE INDEX directory_users_user ON directory_users (user_id);
+CREATE INDEX directory_users_user ON directory_users (user_id, environment_id);
 
 CREATE TABLE directory_groups (
   directory_id text   COLLATE "C" NOT NULL,
