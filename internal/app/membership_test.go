@@ -41,9 +41,9 @@ func doorsOf(t *testing.T, base, token string) map[string]door {
 	http1, http2 := transport(t, (*http.Protocols).SetHTTP1), transport(t, (*http.Protocols).SetUnencryptedHTTP2)
 	web := &rest{base: base, token: token, client: http1}
 	return map[string]door{
-		"REST":             {web, web, web},
-		"gRPC over HTTP/1": overGRPC(http1, base, token),
-		"gRPC over HTTP/2": overGRPC(http2, base, token),
+		"REST":            {web, web, web},
+		"gRPC over HTTP1": overGRPC(http1, base, token),
+		"gRPC over HTTP2": overGRPC(http2, base, token),
 	}
 }
 
@@ -369,7 +369,7 @@ func TestContractMembershipAPI(t *testing.T) {
 		app := newReceiver(t)
 		app.subscribe(t, p, "app")
 		t.Run("doors", func(t *testing.T) {
-			for _, name := range []string{"REST", "gRPC over HTTP/1", "gRPC over HTTP/2"} {
+			for _, name := range []string{"REST", "gRPC over HTTP1", "gRPC over HTTP2"} {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					m := members{p: p, env: newEnvironment(), app: app}

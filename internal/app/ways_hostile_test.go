@@ -31,7 +31,6 @@ type gate struct {
 	header      func(body []byte) http.Header
 	body        func(text string) string // a good one but for the JSON value in it
 	good        int
-	strict      bool // keys may not be there twice, and depth is bounded
 }
 
 func (g gate) send(t *testing.T, client *http.Client, body []byte, header ...string) (status int, grpc string, answer []byte) {
@@ -116,7 +115,7 @@ func gatesOf(t *testing.T, p *process) (gates map[string]gate, rpc gate) {
 	}
 	gates = map[string]gate{
 		"webhook": {
-			method: "POST", url: p.base() + "/webhooks/idp", media: "application/json", good: 201, strict: true,
+			method: "POST", url: p.base() + "/webhooks/idp", media: "application/json", good: 201,
 			header: func(body []byte) http.Header {
 				h := make(http.Header)
 				if err := (signing.Signer{Keys: []signing.Key{key}}).SetHeaders(h, fmt.Sprintf("msg_%d", people.Add(1)), time.Now(), body); err != nil {
@@ -130,13 +129,13 @@ func gatesOf(t *testing.T, p *process) (gates map[string]gate, rpc gate) {
 			},
 		},
 		"SCIM": {
-			method: "POST", url: p.base() + dir.Path + "/Users", media: "application/scim+json", good: 201, strict: true, header: bearer(dir.Token),
+			method: "POST", url: p.base() + dir.Path + "/Users", media: "application/scim+json", good: 201, header: bearer(dir.Token),
 			body: func(text string) string {
 				return fmt.Sprintf(`{"userName":"user%d","displayName":%s}`, people.Add(1), text)
 			},
 		},
 		"REST": {
-			method: "POST", url: p.base() + "/api/v1/organizations", media: "application/json", good: 201, strict: true, header: bearer(token),
+			method: "POST", url: p.base() + "/api/v1/organizations", media: "application/json", good: 201, header: bearer(token),
 			body: func(text string) string { return `{"display_name":` + text + `}` },
 		},
 		"operator": {
@@ -192,11 +191,15 @@ func attack(t *testing.T, client *http.Client, g gate) {
 		t.Fatalf("a good request is answered %d %s", status, answer)
 	}
 	refused("a flood of headers", good, []int{431}, "X-Flood", strings.Repeat("x", 64<<10))
-	refused("gzip", compressed(t, good), []int{400, 415}, "Content-Encoding", "gzip")
-	refused("a bomb", bomb(t, 50), []int{400, 413, 415}, "Content-Encoding", "gzip")
-	refused("unknown encoding", good, []int{400, 415}, "Content-Encoding", "x")
-	refused("another type", good, []int{400, 415}, "Content-Type", "text/plain")
-	refused("no such type", good, []int{400, 415}, "Content-Type", "application/\xff; =")
+	media := []int{http.StatusUnsupportedMediaType}
+	if form {
+		media[0] = http.StatusBadRequest // as OAuth has it
+	}
+	refused("gzip", compressed(t, good), media, "Content-Encoding", "gzip")
+	refused("a bomb", bomb(t, 50), media, "Content-Encoding", "gzip")
+	refused("unknown encoding", good, media, "Content-Encoding", "x")
+	refused("another type", good, media, "Content-Type", "text/plain")
+	refused("no such type", good, media, "Content-Type", "application/\xff; =")
 	refused("nothing", "", []int{400, 422})
 	refused("not JSON", "\x00\xff\xfe", []int{400, 422})
 	var large sync.WaitGroup
@@ -213,16 +216,12 @@ func attack(t *testing.T, client *http.Client, g gate) {
 		refused("not UTF-8", strings.Replace(good, "client_secret=", "client_secret=%ff", 1), []int{400, 401})
 		return
 	}
-	strict := bad
-	if !g.strict {
-		strict = nil // never a 5xx
-	}
 	refused("cut off", good[:len(good)-1], bad)
-	refused("two", good+good, strict)
+	refused("two", good+good, bad)
 	refused("a list", "["+good+"]", bad)
 	refused("null", "null", bad)
-	refused("a key twice", strings.Replace(good, "{", `{"twice":1,"twice":2,`, 1), strict)
-	refused("65 deep", strings.Replace(good, "{", `{"deep":`+strings.Repeat("[", 64)+strings.Repeat("]", 64)+`,`, 1), strict)
+	refused("a key twice", strings.Replace(good, "{", `{"twice":1,"twice":2,`, 1), bad)
+	refused("65 deep", strings.Replace(good, "{", `{"deep":`+strings.Repeat("[", 64)+strings.Repeat("]", 64)+`,`, 1), bad)
 	refused("100,000 deep", g.body(strings.Repeat("[", 100_000)+strings.Repeat("]", 100_000)), bad)
 	refused("deep and cut off", strings.Repeat(`{"a":`, 150_000), bad)
 	refused("a NUL byte", g.body("\"a\x00b\""), bad)
