@@ -594,7 +594,7 @@ var sending = map[string]func(t *testing.T, p *process){
 		elsewhere := record(t, p, nil, nil)
 		for _, code := range []int{301, 302, 307, 308} {
 			d := record(t, p, []float64{0}, func(_ int, w http.ResponseWriter) {
-				w.Header().Set("Location", elsewhere.Server.URL)
+				w.Header().Set("Location", elsewhere.URL)
 				w.WriteHeader(code)
 			}).publish(ended, "")
 			if d.State != "failed" || d.LastStatus != code {
