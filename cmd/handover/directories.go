@@ -33,7 +33,10 @@ func (c *cli) directoriesCreate() *cobra.Command {
 		Use:   "create ORGANIZATION NAME",
 		Short: "Let a SCIM client manage an organization's members",
 		Long: `Let a SCIM client manage an organization's members. Give it the base URL and the
-token, which is shown this once. Who it deactivates or deletes is removed.`,
+token, which is shown this once. Who it deactivates or deletes is removed.
+
+Somebody who has an account already is found by email: whoever holds the token can
+make them a member of the organization, and remove them again.`,
 		Example: "  handover directories create acme-1 Okta",
 		Args:    args("ORGANIZATION", "NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {

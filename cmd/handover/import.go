@@ -32,9 +32,9 @@ func (c *cli) importCommand() *cobra.Command {
 		Long: `Make the members of an existing installation known, without telling the apps: they
 know them already. From then on, who leaves is noticed.
 
-The whole list is read first; when a line is wrong, nothing is sent. Who is a
-member already is left as they are, so the same list can be given again, for
-example after an interruption.
+The whole list is read first; when a line is wrong, nothing is sent. Who is known
+here is left as they are, also who left, so the same list can be given again, for
+example after an interruption. To bring back who left, see: handover reconcile -h
 ` + memberFormat,
 		Example: `  handover import --organization acme-1 --file members.csv
   ./export-members | handover import --organization org_… --file - --format jsonl`,

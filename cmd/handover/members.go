@@ -81,9 +81,11 @@ func (c *cli) membersAdd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add ORGANIZATION PERSON",
 		Short: "Make a person a member",
-		Long: `Make a person a member: a new one with an email, or one whose account there is
-with its id. Somebody who left comes back so: what was still to be handed over
-of theirs is not.`,
+		Long: `Make a person a member: with an email, or with the id of their account. Somebody
+who left comes back so: what was still to be handed over of theirs is not.
+
+Whose last membership ended has no account any more: they get a new one, with a
+new id, and what the old one left is handed over.`,
 		Example: `  handover members add acme-1 ines@acme.example --name 'Inès Fournier' --role admin
   handover members add acme-1 usr_…`,
 		Args: args("ORGANIZATION", "PERSON"),
