@@ -123,6 +123,15 @@ func (d *Directory) understand(ev events.Event) *news {
 	case typeDirectoryUserCreated, typeDirectoryUserUpdated, typeDirectoryUserDeleted:
 		_ = json.Unmarshal(ev.Data, &n.scim)
 		n.scim.ID = ev.Subject()
+	case events.MembershipRemoved.Name:
+		// The rest only when the person is not known: see stranger.
+		var data struct {
+			User struct {
+				Email string `json:"email"`
+			} `json:"user"`
+		}
+		_ = json.Unmarshal(ev.Data, &data)
+		n.user.Email = data.User.Email
 	default:
 		data, _ := events.Type[events.Membership]{Name: ev.Type}.Decode(ev)
 		n.user, n.organization = data.User, data.Organization
@@ -159,8 +168,12 @@ func (n *news) need() store.Need {
 	need := store.Need{EnvironmentID: n.env}
 	if n.organization.ID != "" {
 		need.Organizations = []store.OrganizationRef{{ID: n.organization.ID}, {ExternalID: n.organization.ExternalID}}
+		need.Ends = n.event.Type == typeOrganizationDeleted
 	}
-	if n.user.ID != "" {
+	switch {
+	case n.event.Type == events.MembershipRemoved.Name:
+		need.Users = append(need.Users, store.UserRef{ID: n.user.ID}, store.UserRef{Email: n.user.Email})
+	case n.user.ID != "":
 		need.Users = append(need.Users, store.UserRef{ID: n.user.ID}, store.UserRef{Email: n.user.Email}, store.UserRef{ExternalID: n.user.ExternalID})
 	}
 	if n.scim.ID != "" {
@@ -443,6 +456,12 @@ func (n *news) membership(c *store.Change) (*User, *Membership) {
 func (n *news) person(c *store.Change) *User {
 	u := c.User(n.env, store.UserRef{ID: n.user.ID})
 	made := u == nil
+	if n.event.Type == events.MembershipRemoved.Name {
+		if !made {
+			return u // who leaves needs no more to be known of
+		}
+		n.stranger()
+	}
 	if made {
 		u = &User{EnvironmentID: n.env, ID: n.user.ID, CreatedAt: micros(c.Now), UpdatedAt: micros(c.Now)}
 		if p := c.User(n.env, store.UserRef{Email: n.user.Email}); p != nil && p.Provisional && p.DeletedAt.IsZero() {
@@ -455,6 +474,16 @@ func (n *news) person(c *store.Change) *User {
 		c.PutUser(u)
 	}
 	return u
+}
+
+// stranger reads what a removal says of somebody who was not known. Whether an
+// external id is somebody else's was not looked up, so it is not kept.
+func (n *news) stranger() {
+	data, _ := events.MembershipRemoved.Decode(n.event)
+	n.user, n.organization = data.User, data.Organization
+	n.user.ID, n.organization.ID = n.event.UserID(), n.event.OrganizationID
+	n.clean()
+	n.user.ExternalID, n.organization.ExternalID = "", ""
 }
 
 // learnUser keeps what the event says of its user.

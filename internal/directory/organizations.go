@@ -60,7 +60,7 @@ func micros(t time.Time) time.Time { return t.Truncate(time.Microsecond) }
 func (d *Directory) DeleteOrganization(ctx context.Context, env string, ref Ref) error {
 	by := store.OrganizationRef{ID: ref.ID, ExternalID: ref.ExternalID}
 	var id string
-	err := d.do(ctx, &command{need: store.Need{EnvironmentID: env, Organizations: []store.OrganizationRef{by}}, events: 1, decide: func(c *store.Change) error {
+	err := d.do(ctx, &command{need: store.Need{EnvironmentID: env, Organizations: []store.OrganizationRef{by}, Ends: true}, events: 1, decide: func(c *store.Change) error {
 		o, err := organization(c, env, by)
 		if err != nil {
 			return err
@@ -99,7 +99,7 @@ func (d *Directory) emptyOrganization(ctx context.Context, env, id string) error
 		if err != nil {
 			return d.unavailable(err)
 		}
-		need := store.Need{EnvironmentID: env, Organizations: []store.OrganizationRef{{ID: id}}}
+		need := store.Need{EnvironmentID: env, Organizations: []store.OrganizationRef{{ID: id}}, Ends: len(ids) == 0}
 		for _, user := range ids {
 			need.Users = append(need.Users, store.UserRef{ID: user})
 		}

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -23,9 +25,12 @@ type Need struct {
 	// Others are read as Users are, but not locked.
 	Others        []UserRef
 	Organizations []OrganizationRef
-	Sessions      []string // ids; their users too
-	SCIMUsers     []SCIMRef
-	SCIMGroups    []SCIMRef
+	// Ends is set when the state of the organizations is to be changed: nobody may
+	// join or leave them meanwhile.
+	Ends       bool
+	Sessions   []string // ids; their users too
+	SCIMUsers  []SCIMRef
+	SCIMGroups []SCIMRef
 }
 
 // A UserRef names a user by one of these.
@@ -433,8 +438,8 @@ func (k *knownEvents) mark(inbound []*Acceptance) error {
 	return contradicted
 }
 
-// read reads the rows that are needed. Locks are taken in one order: users,
-// organizations, directory users. known is asked when the users are locked.
+// read reads the rows that are needed, under locks: whoever changes a person, or
+// what is theirs, holds the person's. known is asked when they are held.
 func (c *Change) read(ctx context.Context, a *asking, needs []Need, known *knownEvents) error {
 	byEnv := make(map[string]*reading)
 	for i := range needs {
@@ -498,12 +503,14 @@ type reading struct {
 	sessions                                     set
 	directories, scimIDs, scimNames, scimOutside set
 	groups                                       []SCIMRef
+	ends                                         bool
+	found                                        set // directory users that were there before the locks
 }
 
 func newReading(a *asking, c *Change, env string) *reading {
 	r := &reading{a: a, c: c, env: env}
 	for _, s := range []*set{
-		&r.users, &r.external, &r.emails, &r.otherUsers, &r.otherExternal, &r.otherEmails, &r.organizationIDs, &r.organizationExternal, &r.slugs,
+		&r.users, &r.external, &r.emails, &r.found, &r.otherUsers, &r.otherExternal, &r.otherEmails, &r.organizationIDs, &r.organizationExternal, &r.slugs,
 		&r.sessions, &r.directories, &r.scimIDs, &r.scimNames, &r.scimOutside,
 	} {
 		*s = make(set)
@@ -517,6 +524,7 @@ func (r *reading) need(n *Need) {
 		r.external.add(ref.ExternalID)
 		r.emails.add(emailKey(ref.Email))
 	}
+	r.ends = r.ends || n.Ends
 	for _, ref := range n.Others {
 		r.otherUsers.add(ref.ID)
 		r.otherExternal.add(ref.ExternalID)
@@ -556,7 +564,12 @@ func (r *reading) resolve() {
 	in(r, "organizations", r.organizationExternal, `SELECT id FROM organizations`, `external_id`, ` AND external_id <> '' AND state = 0`, scanID, found)
 	in(r, "organizations", r.slugs, `SELECT id FROM organizations`, `slug`, ` AND slug <> '' AND state = 0`, scanID, found)
 	in(r, "sessions", r.sessions, `SELECT user_id FROM sessions`, `id`, ``, scanID, func(id *string) { r.users.add(*id) })
-	r.scimUsers("user_id", scanID, func(id *string) { r.users.add(*id) })
+	type row struct{ directory, id, user string }
+	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, `directory_id, id, user_id`,
+		func(u *row, scan func(...any) error) error { return scan(&u.directory, &u.id, &u.user) }, func(u *row) {
+			r.users.add(u.user)
+			r.found.add(keyOf(u.directory, u.id))
+		})
 }
 
 func (r *reading) resolveUsers(ids, external, emails set) {
@@ -568,38 +581,65 @@ func (r *reading) resolveUsers(ids, external, emails set) {
 
 // rows reads what is to be changed, locked.
 func (r *reading) rows() {
-	r.people(r.users, r.lock("UPDATE"))
+	r.lock()
+	r.people(r.users)
 	in(r, "sessions", r.sessions, `SELECT `+sessionColumns+` FROM sessions`, `id`, ``, sessionTable.scan, r.c.addSession)
-	in(r, "organizations", r.organizationIDs, `SELECT `+organizationColumns+` FROM organizations`, `id`, ` ORDER BY id`+r.lock("SHARE"), organizationTable.scan,
+	in(r, "organizations", r.organizationIDs, `SELECT `+organizationColumns+` FROM organizations`, `id`, ``, organizationTable.scan,
 		func(o *Organization) { r.c.organizations.add(keyOf(r.env, o.ID), o) })
 	if len(r.users) > 0 {
-		ask(r.a, "directory users", `SELECT `+scimUserColumns+` FROM directory_users WHERE environment_id = $1 AND user_id `+r.a.s.in("$2", "text")+` ORDER BY directory_id, id`+r.lock("UPDATE"),
+		ask(r.a, "directory users", `SELECT `+scimUserColumns+` FROM directory_users WHERE environment_id = $1 AND user_id `+r.a.s.in("$2", "text")+``,
 			scimUserTable.scan, r.addSCIM, r.env, list(r.a.s.dialect, r.users.sorted()))
 	}
-	// Of nobody, or given to another account meanwhile.
-	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, scimUserColumns, r.lock("UPDATE"), scimUserTable.scan, r.addSCIM)
 	for _, ref := range r.groups {
-		ask(r.a, "directory groups", `SELECT `+scimGroupColumns+` FROM directory_groups WHERE directory_id = $1 AND id = $2`+r.lock("UPDATE"),
+		ask(r.a, "directory groups", `SELECT `+scimGroupColumns+` FROM directory_groups WHERE directory_id = $1 AND id = $2`+r.a.s.forUpdate("UPDATE"),
 			scimGroupTable.scan, func(g *SCIMGroup) { r.c.scimGroups.add(keyOf(g.DirectoryID, g.ID), g) }, ref.DirectoryID, ref.ID)
 	}
 }
 
-func (r *reading) lock(mode string) string { return r.a.s.forUpdate(mode) }
+// lock makes this transaction the only one that changes these people, and theirs
+// in these organizations, until it ends. SQLite has one writer anyway. Locks of
+// PostgreSQL's own leave no trace in the rows, which locked rows would: as much
+// to write as a change.
+func (r *reading) lock() {
+	if !r.a.s.postgres() {
+		return
+	}
+	for _, l := range []struct {
+		mode string
+		kind string
+		keys set
+	}{{"", "user", r.users}, {r.organizationLock(), "organization", r.organizationIDs}} {
+		if len(l.keys) == 0 {
+			continue
+		}
+		keys := make([]int64, 0, len(l.keys))
+		for key := range l.keys {
+			h := fnv.New64a()
+			_, _ = io.WriteString(h, keyOf(l.kind, r.env, key))
+			keys = append(keys, int64(h.Sum64())) //nolint:gosec // any number is as good
+		}
+		slices.Sort(keys) // everybody in the same order
+		r.a.ask(statementAsked{what: "lock " + l.kind, text: `SELECT count(pg_advisory_xact_lock` + l.mode + `(k)::text) FROM unnest($1::bigint[]) AS k`, args: []any{keys}})
+	}
+}
+
+func (r *reading) organizationLock() string {
+	if r.ends {
+		return ""
+	}
+	return "_shared"
+}
 
 // people reads users and what is theirs.
-func (r *reading) people(ids set, lock string) {
-	in(r, "users", ids, `SELECT `+userColumns+` FROM users`, `id`, ` ORDER BY id`+lock, userTable.scan, r.c.addUser)
+func (r *reading) people(ids set) {
+	in(r, "users", ids, `SELECT `+userColumns+` FROM users`, `id`, ``, userTable.scan, r.c.addUser)
 	in(r, "memberships", ids, `SELECT `+membershipColumns+` FROM memberships`, `user_id`, ``, membershipTable.scan, r.c.addMembership)
 	in(r, "sessions", ids, `SELECT `+sessionColumns+` FROM sessions`, `user_id`, ` AND status = 'active'`, sessionTable.scan, r.c.addSession)
 }
 
-func (r *reading) scimUsers(columns string, scan func(*string, func(...any) error) error, each func(*string)) {
-	scimUsersIn(r, r.directories, r.scimIDs, r.scimNames, r.scimOutside, columns, "", scan, each)
-}
-
 // scimUsersIn asks for users of directories by any of their names. It may find
 // users of one directory by what was asked of another; they do no harm.
-func scimUsersIn[T any](r *reading, directories, ids, names, outside set, columns, lock string, scan func(*T, func(...any) error) error, each func(*T)) {
+func scimUsersIn[T any](r *reading, directories, ids, names, outside set, columns string, scan func(*T, func(...any) error) error, each func(*T)) {
 	for _, q := range []struct {
 		keys   set
 		column string
@@ -607,7 +647,7 @@ func scimUsersIn[T any](r *reading, directories, ids, names, outside set, column
 	}{{ids, "id", ""}, {names, "user_name_key", ` AND user_name_key <> ''`}, {outside, "external_id", ` AND external_id <> ''`}} {
 		if len(q.keys) > 0 {
 			ask(r.a, "directory users", `SELECT `+columns+` FROM directory_users WHERE directory_id `+r.a.s.in("$1", "text")+` AND `+q.column+` `+r.a.s.in("$2", "text")+
-				q.more+` ORDER BY directory_id, id`+lock, scan, each, list(r.a.s.dialect, directories.sorted()), list(r.a.s.dialect, q.keys.sorted()))
+				q.more, scan, each, list(r.a.s.dialect, directories.sorted()), list(r.a.s.dialect, q.keys.sorted()))
 		}
 	}
 }
@@ -626,8 +666,8 @@ func (r *reading) addSCIM(u *SCIMUser) {
 var errMoved = errors.New("a directory's user was given another account meanwhile")
 
 func (r *reading) moved() bool {
-	for _, u := range r.c.scimUsers.byKey {
-		if u.EnvironmentID == r.env && u.UserID != "" && !r.users[u.UserID] {
+	for key := range r.found {
+		if r.c.scimUsers.get(key) == nil {
 			return true
 		}
 	}
@@ -644,7 +684,7 @@ func (r *reading) resolveOthers() {
 			managers.add(u.ManagerID)
 		}
 	}
-	scimUsersIn(r, directories, managers, nil, managers, scimUserColumns, "", scimUserTable.scan, func(u *SCIMUser) {
+	scimUsersIn(r, directories, managers, nil, managers, scimUserColumns, scimUserTable.scan, func(u *SCIMUser) {
 		r.addSCIM(u)
 		r.otherUsers.add(u.UserID)
 	})
@@ -653,7 +693,7 @@ func (r *reading) resolveOthers() {
 // others reads them, without locks.
 func (r *reading) others() {
 	maps.DeleteFunc(r.otherUsers, func(id string, _ bool) bool { return r.users[id] })
-	r.people(r.otherUsers, "")
+	r.people(r.otherUsers)
 }
 
 // writeChange appends the events and writes the rows.
