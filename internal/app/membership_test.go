@@ -460,6 +460,9 @@ var statements = []struct {
 		entry := func() *pb.OrganizationMembership {
 			entries := m.user(id).Memberships
 			i := slices.IndexFunc(entries, func(e *pb.OrganizationMembership) bool { return e.OrganizationId == other })
+			if i < 0 {
+				m.Fatalf("the memberships are %v", entries)
+			}
 			return entries[i]
 		}
 		before := entry()
@@ -593,6 +596,9 @@ var statements = []struct {
 		}
 		m.expect("the session", m.session(s), "revoked")
 		told := m.told(id)
+		if len(told) != 5 {
+			m.Fatalf("the app is told %v", told)
+		}
 		slices.Sort(told[2:4]) // the memberships end in no order
 		want := []string{"deleted " + org + " user_deleted", "deleted " + other + " user_deleted"}
 		slices.Sort(want)
@@ -645,7 +651,8 @@ var statements = []struct {
 		to := time.Now()
 
 		m.expect("what the app is told", m.told(u.Id), []string{"created " + org, "created " + other, "deleted " + org + " api"})
-		ev := m.about(u.Id)[2]
+		about := m.about(u.Id)
+		ev := about[len(about)-1]
 		data := must[events.Membership](m)(events.MembershipRemoved.Decode(ev))
 		slices.Sort(sessions)
 		slices.Sort(data.RevokedSessions)
