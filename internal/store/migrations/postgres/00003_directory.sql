@@ -36,7 +36,7 @@ CREATE TABLE users (
   last_login_at  bigint NOT NULL,
   deleted_at     bigint NOT NULL,
   PRIMARY KEY (id, environment_id)
-);
+) WITH (fillfactor = 85);
 CREATE UNIQUE INDEX users_email ON users (email_key, environment_id) WHERE email_key <> '' AND deleted_at = 0;
 CREATE UNIQUE INDEX users_external ON users (external_id, environment_id) WHERE external_id <> '' AND deleted_at = 0;
 CREATE INDEX users_listed ON users (environment_id, id) WHERE deleted_at = 0;
@@ -62,8 +62,9 @@ CREATE TABLE memberships (
   successor           text   NOT NULL, -- JSON object or ''
   removal_seq         bigint NOT NULL,
   PRIMARY KEY (user_id, organization_id, environment_id)
-);
-CREATE INDEX memberships_members ON memberships (organization_id, environment_id, user_id) WHERE status > 0;
+) WITH (fillfactor = 85);
+-- Of those that were removed too: a removal changes nothing in an index so.
+CREATE INDEX memberships_members ON memberships (organization_id, environment_id, user_id);
 
 CREATE TABLE sessions (
   environment_id      text   COLLATE "C" NOT NULL,
@@ -103,7 +104,7 @@ CREATE TABLE directory_users (
   created_at    bigint NOT NULL,
   updated_at    bigint NOT NULL,
   PRIMARY KEY (id, directory_id)
-);
+) WITH (fillfactor = 85);
 CREATE INDEX directory_users_listed ON directory_users (directory_id, id);
 CREATE UNIQUE INDEX directory_users_name ON directory_users (user_name_key, directory_id) WHERE user_name_key <> '';
 CREATE INDEX directory_users_external ON directory_users (external_id, directory_id) WHERE external_id <> '';

@@ -63,7 +63,8 @@ CREATE TABLE memberships (
   removal_seq         integer NOT NULL,
   PRIMARY KEY (user_id, organization_id, environment_id)
 );
-CREATE INDEX memberships_members ON memberships (organization_id, environment_id, user_id) WHERE status > 0;
+-- Of those that were removed too: a removal changes nothing in an index so.
+CREATE INDEX memberships_members ON memberships (organization_id, environment_id, user_id);
 
 CREATE TABLE sessions (
   environment_id      text NOT NULL,
