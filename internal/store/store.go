@@ -102,7 +102,7 @@ func (s *Store) connect(c Config) error {
 	if err != nil {
 		return fmt.Errorf("read database URL: %w", redactURL(err, c.URL))
 	}
-	db := stdlib.OpenDB(*cfg)
+	db := stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(preferIndexes))
 	limit := c.MaxConns
 	if limit == 0 {
 		limit = 16
@@ -111,6 +111,16 @@ func (s *Store) connect(c Config) error {
 	db.SetMaxIdleConns(limit)
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	s.write, s.read, s.dialect = db, db, dialect{outbox.Postgres}
+	return nil
+}
+
+// preferIndexes is because a plan is kept for as long as a connection, or until the
+// table is analyzed: one that was made when a table held a page of rows, of which
+// a scan is as good as a look into an index, reads all of it a minute later.
+func preferIndexes(ctx context.Context, c *pgx.Conn) error {
+	if _, err := c.Exec(ctx, `SET enable_seqscan = off`); err != nil {
+		return fmt.Errorf("prefer indexes: %w", err)
+	}
 	return nil
 }
 
