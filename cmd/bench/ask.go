@@ -162,6 +162,10 @@ func (l load) webhook(i, user, organization int) string {
 		id("org_", organization), organization, organization, id("usr_", user), user, user, id("usp_", user), user, user)
 }
 
+// programs is how many call by gRPC. Each has one connection, as the SDKs do, and
+// makes its share of the calls at the same time.
+const programs = 8
+
 // calls makes the calls of DeleteMembership, over unencrypted HTTP/2.
 func (l load) calls(ctx context.Context) func(worker, i int) error {
 	protocols := new(http.Protocols)
@@ -172,7 +176,7 @@ func (l load) calls(ctx context.Context) func(worker, i int) error {
 			return next(ctx, req)
 		}
 	}))
-	clients := make([]scalekitv1.UserServiceClient, l.Workers)
+	clients := make([]scalekitv1.UserServiceClient, min(l.Workers, programs))
 	for i := range clients {
 		client := &http.Client{Transport: &http.Transport{Protocols: protocols, DisableCompression: true}}
 		clients[i] = scalekitv1.NewUserServiceClient(client, l.URL, connect.WithGRPC(), authorized)
@@ -185,7 +189,7 @@ func (l load) calls(ctx context.Context) func(worker, i int) error {
 		}
 	}
 	return func(worker, i int) error {
-		_, err := clients[worker].DeleteMembership(ctx, requests[i])
+		_, err := clients[worker%len(clients)].DeleteMembership(ctx, requests[i])
 		return err
 	}
 }

@@ -761,13 +761,16 @@ func (s *Store) announce(ctx context.Context, tx *sql.Tx, h *outbox.Handoff, c *
 // Supersede ends what is open of a removal's deliveries.
 func (c *Change) Supersede(removalSeq int64) { c.superseded = append(c.superseded, removalSeq) }
 
-// put inserts rows, or replaces them, in one statement where the database takes
+// put inserts rows, or updates them, in one statement where the database takes
 // arrays.
-func put[T any](a *asking, t table[T], rows []*T, replace bool) {
+func put[T any](a *asking, t table[T], rows []*T, known bool) {
 	if len(rows) == 0 {
 		return
 	}
-	text := t.insert(a.s.postgres(), replace)
+	text := t.insert(a.s.postgres())
+	if known {
+		text = t.update(a.s.postgres())
+	}
 	if a.s.postgres() {
 		a.ask(statementAsked{what: "write " + t.name, text: text, args: columnArrays(t, rows)})
 		return
@@ -777,28 +780,45 @@ func put[T any](a *asking, t table[T], rows []*T, replace bool) {
 	}
 }
 
-// insert is the statement for one row, or for arrays of columns.
-func (t table[T]) insert(arrays, replace bool) string {
-	values, updates := make([]string, len(t.columns)), make([]string, 0, len(t.columns))
+// insert is the statement for one new row, or for arrays of columns.
+func (t table[T]) insert(arrays bool) string {
+	from := `VALUES (` + t.parameters(false) + `)`
+	if arrays {
+		from = `SELECT * FROM unnest(` + t.parameters(true) + `)`
+	}
+	return `INSERT INTO ` + t.name + ` (` + t.list() + `) ` + from
+}
+
+// update is the statement for one row that is there, or for arrays of columns.
+func (t table[T]) update(arrays bool) string {
+	var set, where []string
 	keys := strings.Split(t.key, ", ")
 	for i, c := range t.columns {
-		values[i] = fmt.Sprintf("$%d", i+1)
+		value := fmt.Sprintf("$%d", i+1)
 		if arrays {
+			value = "u." + c.name
+		}
+		if slices.Contains(keys, c.name) {
+			where = append(where, "t."+c.name+" = "+value)
+		} else {
+			set = append(set, c.name+" = "+value)
+		}
+	}
+	text := `UPDATE ` + t.name + ` AS t SET ` + strings.Join(set, ", ")
+	if arrays {
+		text += ` FROM unnest(` + t.parameters(true) + `) AS u(` + t.list() + `)`
+	}
+	return text + ` WHERE ` + strings.Join(where, " AND ")
+}
+
+func (t table[T]) parameters(arrays bool) string {
+	values := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		if values[i] = fmt.Sprintf("$%d", i+1); arrays {
 			values[i] += "::" + c.kind + "[]"
 		}
-		if !slices.Contains(keys, c.name) {
-			updates = append(updates, c.name+" = EXCLUDED."+c.name)
-		}
 	}
-	from := `VALUES (` + strings.Join(values, ", ") + `)`
-	if arrays {
-		from = `SELECT * FROM unnest(` + strings.Join(values, ", ") + `)`
-	}
-	text := `INSERT INTO ` + t.name + ` (` + t.list() + `) ` + from
-	if replace {
-		text += ` ON CONFLICT (` + t.key + `) DO UPDATE SET ` + strings.Join(updates, ", ")
-	}
-	return text
+	return strings.Join(values, ", ")
 }
 
 func columnArrays[T any](t table[T], rows []*T) []any {
