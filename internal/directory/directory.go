@@ -210,6 +210,7 @@ func New(s *store.Store, r *ingest.Recorder) *Directory {
 	d := &Directory{Store: s, Recorder: r, wake: make(chan struct{}, 1)}
 	d.group.Commit = d.commit
 	d.group.Max = 256
+	d.group.Gather = 5 * time.Millisecond
 	d.group.Transient = func(err error) bool { return !errors.As(err, &half{}) && s.Transient(err) }
 	return d
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 var (
@@ -41,6 +42,12 @@ type Group[T any] struct {
 
 	Max     int // items per batch; 0: 256
 	Workers int // batches committed at the same time; 0: 1
+
+	// Gather is how long to wait, at most, for those whom a large batch let go to
+	// come back, when it is time for the next one and only few are there. Without
+	// it the few who had to wait are a batch of their own, and cost as much as the
+	// many. 0: never.
+	Gather time.Duration
 	Queue   int // items queued before Do blocks; 0: 1024
 
 	once    sync.Once
@@ -157,9 +164,13 @@ func (g *Group[T]) work(ctx context.Context) {
 	batch := make([]*entry[T], 0, limit)
 	items := make([]T, 0, limit)
 	for {
+		last := len(batch)
 		batch = g.take(batch[:0], limit)
 		if batch == nil {
 			return
+		}
+		if last >= many && len(batch) < last/2 && g.Gather > 0 {
+			batch = g.gather(batch, min(last, limit))
 		}
 		items = items[:0]
 		for _, e := range batch {
@@ -192,6 +203,26 @@ func (g *Group[T]) take(batch []*entry[T], limit int) []*entry[T] {
 		case e := <-g.queue:
 			batch = g.claim(batch, e)
 		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// many is how many a batch has to have been for its callers to be waited for.
+const many = 16
+
+// gather adds what comes to a batch, up to so many.
+func (g *Group[T]) gather(batch []*entry[T], most int) []*entry[T] {
+	over := time.NewTimer(g.Gather)
+	defer over.Stop()
+	for len(batch) < most {
+		select {
+		case e := <-g.queue:
+			batch = g.claim(batch, e)
+		case <-over.C:
+			return batch
+		case <-g.closed:
 			return batch
 		}
 	}
