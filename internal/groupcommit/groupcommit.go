@@ -48,7 +48,7 @@ type Group[T any] struct {
 	// it the few who had to wait are a batch of their own, and cost as much as the
 	// many. 0: never.
 	Gather time.Duration
-	Queue   int // items queued before Do blocks; 0: 1024
+	Queue  int // items queued before Do blocks; 0: 1024
 
 	once    sync.Once
 	queue   chan *entry[T]
