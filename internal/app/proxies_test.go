@@ -26,7 +26,7 @@ func TestProxiesAreBelievedWhereTrusted(t *testing.T) {
 	} {
 		var got string
 		h := s.behindProxies(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.RemoteAddr }))
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		r.RemoteAddr, r.Header["X-Forwarded-For"] = c.peer, c.said
 		h.ServeHTTP(httptest.NewRecorder(), r)
 		if got != c.want {
