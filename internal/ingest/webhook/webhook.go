@@ -224,12 +224,13 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request, src *source, arri
 	if no == nil {
 		no = checkMedia(r)
 	}
+	sender := src.ID + " " + h.Address(r)
 	if no == nil {
 		src, no = h.verify(r, src, body, arrived)
 	}
 	if no != nil {
 		if no.status == http.StatusUnauthorized {
-			no = h.slowDown(src.ID+" "+h.Address(r), no)
+			no = h.slowDown(sender, no)
 		}
 		return outcome{}, no
 	}
