@@ -181,6 +181,20 @@ func (w *world) recorded(types ...string) []events.Event {
 	return all
 }
 
+// await polls for what another goroutine does.
+func (w *world) await(what string, done func() bool) {
+	w.t.Helper()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.After(time.Minute); !done(); {
+		select {
+		case <-poll.C:
+		case <-deadline:
+			w.t.Fatalf("%s did not happen within a minute", what)
+		}
+	}
+}
+
 const (
 	removed = "user.organization_membership_deleted"
 	created = "user.organization_membership_created"

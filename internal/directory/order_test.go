@@ -219,26 +219,18 @@ func TestDeletionIsDoneOnceItIsBegun(t *testing.T) {
 			w.member(org, fmt.Sprintf("u%d@example.com", i))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		var once sync.Once
-		go func() {
-			for ctx.Err() == nil {
-				if len(w.recorded(removed)) > 0 {
-					once.Do(cancel)
-				}
-			}
-		}()
-		err := w.DeleteOrganization(ctx, env, directory.Ref{ID: org})
+		answer := make(chan error, 1)
+		go func() { answer <- w.DeleteOrganization(ctx, env, directory.Ref{ID: org}) }()
+		w.await("the first removal", func() bool { return len(w.recorded(removed)) > 0 })
 		cancel()
+		err := <-answer
 		if err != nil && !errors.Is(err, directory.ErrUnavailable) {
 			t.Fatal(err)
 		}
 		if err != nil && len(w.recorded("organization.deleted")) > 0 {
 			t.Fatalf("it is deleted, and the answer is %v", err)
 		}
-		deadline := time.Now().Add(time.Minute)
-		for len(w.recorded(removed)) < 150 && time.Now().Before(deadline) {
-			time.Sleep(10 * time.Millisecond) // polls what another goroutine does
-		}
+		w.await("the end of the organization", func() bool { return len(w.recorded(removed)) >= 150 })
 		w.expect("the removals", len(w.recorded(removed)), 150)
 		var data struct{ Reason string }
 		w.must(json.Unmarshal(w.recorded(removed)[149].Data, &data))
