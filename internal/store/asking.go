@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // asking collects statements of a transaction that need no answers of each other,
@@ -48,28 +47,22 @@ func (a *asking) send(ctx context.Context) error {
 }
 
 func (a *asking) sendTogether(ctx context.Context, queued []statementAsked) error {
-	return a.conn.Raw(func(driver any) error {
-		c, ok := driver.(*stdlib.Conn)
-		if !ok {
-			return fmt.Errorf("ask over %T", driver)
+	var b pgx.Batch
+	for _, q := range queued {
+		item := b.Queue(q.text, q.args...)
+		if q.each == nil {
+			continue
 		}
-		var b pgx.Batch
-		for _, q := range queued {
-			item := b.Queue(q.text, q.args...)
-			if q.each == nil {
-				continue
-			}
-			item.Query(func(rows pgx.Rows) error {
-				for rows.Next() {
-					if err := q.each(rows.Scan); err != nil {
-						return fmt.Errorf("%s: %w", q.what, err)
-					}
+		item.Query(func(rows pgx.Rows) error {
+			for rows.Next() {
+				if err := q.each(rows.Scan); err != nil {
+					return fmt.Errorf("%s: %w", q.what, err)
 				}
-				return rows.Err()
-			})
-		}
-		return c.Conn().SendBatch(ctx, &b).Close()
-	})
+			}
+			return rows.Err()
+		})
+	}
+	return sendBatch(ctx, a.conn, &b)
 }
 
 func (a *asking) sendAlone(ctx context.Context, q statementAsked) (err error) {

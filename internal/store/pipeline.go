@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -26,6 +27,11 @@ func (s *Store) pipeline(ctx context.Context, b *pgx.Batch) (err error) {
 		return fmt.Errorf("connect: %w", err)
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
+	return sendBatch(ctx, conn, b)
+}
+
+// sendBatch sends statements on a connection, in its transaction if it has one.
+func sendBatch(ctx context.Context, conn *sql.Conn, b *pgx.Batch) error {
 	return conn.Raw(func(driver any) error {
 		c, ok := driver.(*stdlib.Conn)
 		if !ok {
